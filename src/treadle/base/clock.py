@@ -1,0 +1,83 @@
+"""The only source of now: every rule, cooldown, window and id takes the time from here.
+
+A replay (the year's demo) writes its time into a file that `TREADLE_CLOCK` names; then every
+process of that project, the model server too, lives in the replayed time.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import secrets
+import threading
+import time
+
+UTC = datetime.UTC
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def now() -> datetime.datetime:
+    """The present time in UTC, or the replayed one."""
+    replay = os.environ.get("TREADLE_CLOCK")
+    if replay:
+        with open(replay, encoding="ascii") as file:
+            return datetime.datetime.fromisoformat(file.read().strip()).astimezone(UTC)
+    return datetime.datetime.now(UTC)
+
+
+def set_replay(path: str | os.PathLike[str], moment: datetime.datetime) -> None:
+    """Move the replayed clock to `moment` (readers see the old or the new time, never half)."""
+    temporary = f"{os.fspath(path)}.next"
+    with open(temporary, "w", encoding="ascii") as file:
+        file.write(moment.astimezone(UTC).isoformat())
+    os.replace(temporary, path)
+
+
+def text(moment: datetime.datetime) -> str:
+    """ISO 8601 in UTC with a Z, to the microsecond; sorts like time."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse(value: str) -> datetime.datetime:
+    """The moment that an ISO 8601 text names; a bare date is its midnight UTC."""
+    moment = datetime.datetime.fromisoformat(value)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def duration_s(value: str) -> float:
+    """Seconds of a duration such as `7d`, `12h`, `1h30m`, `500ms`. ValueError if it is none."""
+    position, seconds = 0, 0.0
+    for match in _DURATION.finditer(value):
+        if match.start() != position:
+            break
+        seconds += float(match[1]) * _SECONDS[match[2]]
+        position = match.end()
+    if position == 0 or position != len(value):
+        raise ValueError(f"{value!r} is no duration; write a number and ms, s, m, h, d or w: 7d")
+    return seconds
+
+
+_lock = threading.Lock()
+_last = (0, 0)
+
+
+def ulid() -> str:
+    """A ULID: 48 bits of now in milliseconds, 80 random bits; increasing within a process."""
+    global _last
+    with _lock:
+        millis = int(now().timestamp() * 1000)
+        if millis <= _last[0]:
+            millis, random = _last[0], _last[1] + 1
+        else:
+            random = secrets.randbits(79)  # one bit of room for the increments above
+        _last = (millis, random)
+    number = (millis << 80) | random
+    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def elapsed() -> float:
+    """Monotonic seconds, for durations; never for dates."""
+    return time.perf_counter()

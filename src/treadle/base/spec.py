@@ -1,0 +1,294 @@
+"""The sections of treadle.yaml as frozen dataclasses: the contract's words, defaults and units.
+
+`plan/spec.py` reads the file into these (pydantic validates them, unknown keys are mistakes);
+everybody else only sees them. Durations are text such as `7d` (see `clock.duration_s`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from treadle.base.clock import duration_s
+
+Task = Literal["binary", "multiclass", "regression"]
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+
+def _section(cls: type) -> type:
+    """A frozen section that refuses unknown keys and guessed types (read by pydantic, if at all)."""
+    cls.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[attr-defined]
+    return cls
+
+
+def _check_duration(value: str | None) -> None:
+    if value is not None:
+        duration_s(value)
+
+
+@_section
+@dataclass(frozen=True)
+class Incremental:
+    """A query that reads only what is new."""
+
+    by: str
+    """The column that grows: rows above its highest stored value are new."""
+    restated: str = "0s"
+    """How far back rows may still change; that much is read again."""
+
+    def __post_init__(self) -> None:
+        _check_duration(self.restated)
+
+
+@_section
+@dataclass(frozen=True)
+class DataSection:
+    """One data set: exactly one of files, paths and query."""
+
+    files: str | None = None
+    """A path or glob of Parquet, CSV or JSON-lines files, relative to treadle.yaml."""
+    paths: str | None = None
+    """A path or glob whose files are handed over as paths (images, text)."""
+    query: str | None = None
+    database: str | None = None
+    """`sqlite:///file`, `duckdb:///file` or `postgresql://…`; `${NAME}` reads the environment."""
+    key: tuple[str, ...] = ()
+    """Columns that together are unique."""
+    event_time: str | None = None
+    """Orders rows and makes honest splits."""
+    known_later: tuple[str, ...] = ()
+    """May be judged with, never learned from."""
+    incremental: Incremental | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("files", "paths", "query") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none of them"
+            raise ValueError(f"give exactly one of files, paths and query (found {found})")
+        if (self.query is None) != (self.database is None):
+            raise ValueError("query and database belong together")
+        if self.incremental is not None and self.query is None:
+            raise ValueError("incremental belongs to a query; files are always read incrementally")
+
+
+@_section
+@dataclass(frozen=True)
+class StepSection:
+    """Settings of one function, where a default will not do."""
+
+    cache: bool = True
+    """False: run every time (a step that reads the clock, the network, the environment)."""
+
+
+@_section
+@dataclass(frozen=True)
+class ModelSection:
+    """Which result is the model and what it predicts."""
+
+    result: str
+    task: Task
+    label: str
+    features: tuple[str, ...] | None = None
+    """An allow-list of columns; by default the rest."""
+
+
+@_section
+@dataclass(frozen=True)
+class GateSection:
+    """One gate: a floor, a ceiling or a comparison with the champion."""
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+    versus: Literal["champion"] | None = None
+    margin: float = 0.0
+    """How much worse than the champion is still accepted, in the metric's own unit."""
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("at_least", "at_most", "versus") if getattr(self, n) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none of them"
+            raise ValueError(f"give exactly one of at_least, at_most and versus (found {found})")
+        if self.margin < 0:
+            raise ValueError("margin is how much worse is accepted: it cannot be negative")
+        if self.margin and self.versus is None:
+            raise ValueError("margin belongs to `versus: champion`")
+
+
+@_section
+@dataclass(frozen=True)
+class TestSection:
+    """On which rows and by which gates a model is judged."""
+
+    __test__: ClassVar[bool] = False  # not a test class, whatever pytest thinks of its name
+    holdout: str = "holdout"
+    blocks: str | None = None
+    """Rows within one block of event time are dependent; without it, rows are independent."""
+    gates: tuple[GateSection, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_duration(self.blocks)
+
+
+@_section
+@dataclass(frozen=True)
+class ProcessTarget:
+    """A supervised server process on this machine."""
+
+    target: Literal["process"]
+    port: int = 8080
+    """0 takes any free port; `treadle status` shows it."""
+    host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"a port is a number from 0 to 65535, not {self.port}")
+
+
+@_section
+@dataclass(frozen=True)
+class BatchTarget:
+    """The champion of another environment over files, by `up` or on a schedule."""
+
+    target: Literal["batch"]
+    of: str
+    input: str
+    output: str
+    at: str | None = None
+    """Five cron fields or `HH:MM`, then a time zone: `05:00 Europe/Berlin`; by default each `up`."""
+
+
+DeployTarget = ProcessTarget | BatchTarget
+
+
+@_section
+@dataclass(frozen=True)
+class FalseAlarms:
+    """How many alarms without a cause a person is willing to look at."""
+
+    at_most: float = 1
+    per: str = "90d"
+
+    def __post_init__(self) -> None:
+        _check_duration(self.per)
+        if self.at_most <= 0:
+            raise ValueError("a test that never raises a false alarm never raises one at all: > 0")
+
+
+@_section
+@dataclass(frozen=True)
+class Truth:
+    """What became known later, joined by the data set's key or by prediction id."""
+
+    data: str
+    matures: str = "0s"
+    """How long after the event the truth is complete; younger rows are not judged."""
+
+    def __post_init__(self) -> None:
+        _check_duration(self.matures)
+
+
+@_section
+@dataclass(frozen=True)
+class Capture:
+    """How much of the traffic is kept for monitoring."""
+
+    rate: float = 1.0
+    """Share of requests, 0 to 1."""
+    per_minute: int = 6000
+    """At most so many requests a minute."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"rate is a share from 0 to 1, not {self.rate}")
+
+
+@_section
+@dataclass(frozen=True)
+class MonitorSection:
+    """Windows, the false-alarm budget and the truth."""
+
+    window: str = "7d"
+    false_alarms: FalseAlarms = field(default_factory=FalseAlarms)
+    truth: Truth | None = None
+    capture: Capture = field(default_factory=Capture)
+
+    def __post_init__(self) -> None:
+        _check_duration(self.window)
+
+
+@_section
+@dataclass(frozen=True)
+class RetrainSection:
+    """When the loop turns by itself."""
+
+    when: tuple[Literal["decay", "drift"], ...] = ("decay", "drift")
+    every: str | None = None
+    new_rows: int | None = None
+    cooldown: str = "7d"
+    approve: Literal["auto", "person"] = "auto"
+
+    def __post_init__(self) -> None:
+        _check_duration(self.every)
+        _check_duration(self.cooldown)
+
+
+@_section
+@dataclass(frozen=True)
+class Spec:
+    """A whole treadle.yaml."""
+
+    project: str
+    data: dict[str, DataSection]
+    model: ModelSection
+    pipeline: str = "pipeline.py"
+    trust: Literal["pickle"] | None = None
+    """`pickle` lets results and models be stored in a format that can run code when loaded."""
+    steps: dict[str, StepSection] = field(default_factory=dict)
+    test: TestSection = field(default_factory=TestSection)
+    deploy: dict[str, DeployTarget] = field(
+        default_factory=lambda: {"local": ProcessTarget(target="process")}
+    )
+    monitor: MonitorSection = field(default_factory=MonitorSection)
+    retrain: RetrainSection | None = None
+    """None: the loop never turns by itself."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.project):
+            raise ValueError(
+                f"{self.project!r} is no project name: lower-case letters, digits, - and _, "
+                "starting with a letter, at most 63"
+            )
+
+    @property
+    def default_environment(self) -> str:
+        """The first entry of `deploy:`."""
+        return next(iter(self.deploy))
+
+    def place(self, environment: str) -> str:
+        """The environment whose champion and ledger `environment` uses (`of:` of a batch)."""
+        target = self.deploy[environment]
+        return target.of if isinstance(target, BatchTarget) else environment
+
+    def training_data(self) -> str | None:
+        """The data set that is not the truth, if there is exactly one."""
+        truth = self.monitor.truth.data if self.monitor.truth else None
+        names = [name for name in self.data if name != truth]
+        return names[0] if len(names) == 1 else None
+
+
+SECTIONS: tuple[type, ...] = tuple(
+    value for value in list(globals().values()) if dataclasses.is_dataclass(value)
+)
+"""Every section type, for documentation and the JSON Schema."""
+
+LATER: dict[str, Any] = {
+    "targets": ("docker", "kubernetes"),
+    "top": ("compile", "dashboard", "alerts", "hub"),
+    "step": ("resources",),
+    "environment": ("replicas", "namespace", "state", "context", "image", "canary"),
+    "task": ("forecast", "ranking", "text"),
+}
+"""Words of the design that no issue has built yet: refused as "not supported yet"."""
