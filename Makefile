@@ -1,0 +1,44 @@
+# Two commands do all on a fresh machine (git, make, Python >= 3.11): `make up` and `make test`.
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: up test test-slow check bench soak lock clean
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Treadle needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked requirements into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+up: $(VENV)/installed  ## one whole turn on the flights
+	@cd examples/flights && ../../$(BIN)/treadle up
+
+test: $(VENV)/installed  ## unit and end-to-end tests
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+test-slow: $(VENV)/installed  ## crash loops, PostgreSQL, a full disk, the year's demo
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow --timeout 1200
+
+check: $(VENV)/installed  ## style, types, direction of imports
+	@$(BIN)/ruff check src tests examples benchmarks
+	@$(BIN)/ruff format --check --quiet src tests examples benchmarks || (echo "run: $(BIN)/ruff format src tests examples benchmarks"; exit 1)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/installed  ## the figures of benchmarks/README.md
+	@$(BIN)/python benchmarks/loop.py
+
+soak: $(VENV)/installed  ## long versions of the crash tests
+	@$(BIN)/python -m pytest -q -m soak --timeout 7200
+
+lock:  ## resolve again, for every platform, with hashes and without host names
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile pyproject.toml --group dev --extra mlflow --extra sklearn --extra xgboost --extra lightgbm --extra onnx --extra duckdb --extra postgres \
+	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
+
+clean:
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
