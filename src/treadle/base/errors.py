@@ -72,7 +72,16 @@ class Refused(TreadleError):
 
 
 class DataRefused(Refused):
-    """Bad data; the message lists every violation with counts and example rows."""
+    """Bad data; the message lists every violation with counts and example rows.
+
+    `violations` holds the records (`base.records.Violation`) where the data itself is to blame.
+    """
+
+    def __init__(
+        self, message: str, violations: Sequence[object] = (), *, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.violations = tuple(violations)
 
 
 class GateRefused(Refused):

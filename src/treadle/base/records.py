@@ -38,6 +38,8 @@ class Part(Digested):
     size_bytes: int
     rows: int | None = None
     """None for `paths:`."""
+    columns: tuple[Column, ...] | None = None
+    """Its own columns, only where they differ from the snapshot's (the union of all parts)."""
 
 
 @dataclass(frozen=True)
