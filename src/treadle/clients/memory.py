@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,7 +116,7 @@ class MemoryObjects:
 
     def __init__(self) -> None:
         self._blobs: dict[str, bytes] = {}
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Path | None = None
 
     def put_bytes(self, data: bytes) -> str:
         """See Objects."""
@@ -153,8 +155,9 @@ class MemoryObjects:
         """See Objects."""
         data = self.read(digest) if verify or digest not in self._blobs else self._blobs[digest]
         if self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="treadle-objects-")
-        place = Path(self._scratch.name) / digest.removeprefix("sha256:")
+            self._scratch = Path(tempfile.mkdtemp(prefix="treadle-objects-"))
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        place = self._scratch / digest.removeprefix("sha256:")
         if not place.exists():
             place.write_bytes(data)
             place.chmod(0o444)

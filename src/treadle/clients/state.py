@@ -23,10 +23,13 @@ from treadle.clients.objects import DiskObjects
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _KEPT_ERRORS = 50
 
-NETWORK = frozenset(  # noqa: SIM905  (a list of words reads better than fifty quotes)
-    "nfs nfs4 cifs smb3 smbfs smb afs 9p ceph fuse.ceph glusterfs fuse.glusterfs lustre beegfs gpfs "
-    "davfs fuse.davfs2 webdav fuse.sshfs fuse.rclone fuse.s3fs fuse.gcsfuse fuse.goofys fuse.juicefs "
-    "afpfs ocfs2 gfs2 coda".split()
+NETWORK = frozenset(
+    {
+        "nfs", "nfs4", "cifs", "smb3", "smbfs", "smb", "afs", "9p", "ceph", "fuse.ceph",
+        "glusterfs", "fuse.glusterfs", "lustre", "beegfs", "gpfs", "davfs", "fuse.davfs2",
+        "webdav", "fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse", "fuse.goofys",
+        "fuse.juicefs", "afpfs", "ocfs2", "gfs2", "coda",
+    }
 )
 """File systems on which SQLite's shared memory or flock does not hold between machines."""
 
