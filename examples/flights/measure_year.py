@@ -2,7 +2,7 @@
 
     python measure_year.py                              the features of pipeline.py
     python measure_year.py --also humid visib precip    with more of the hour's weather
-    python measure_year.py --without temp               with less of it
+    python measure_year.py --also temp                  with temperature
 
 Two tables. The first walks the turns: at the end of each month a challenger learns from everything
 up to 14 days before and is judged on those 14 days, beside the champion of that moment, with the

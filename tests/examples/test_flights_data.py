@@ -213,7 +213,7 @@ def test_an_unknown_destination_and_missing_weather_get_an_answer(
 ) -> None:
     fitted = pipeline.model(pipeline.split(three_weeks).train, iterations=5)
     asked = three_weeks[pipeline.FEATURES].iloc[[0]].to_dict("records")[0]
-    request = pd.DataFrame([asked | {"dest": "ZZZ", "temp": None, "wind_speed": None}])
+    request = pd.DataFrame([asked | {"dest": "ZZZ", "wind_speed": None}])
     answer = fitted.predict_proba(request)
     assert answer.shape == (1, 2)
     assert np.isfinite(answer).all()
