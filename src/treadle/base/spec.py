@@ -168,7 +168,7 @@ DeployTarget = ProcessTarget | BatchTarget
 class FalseAlarms:
     """How many alarms without a cause a person is willing to look at."""
 
-    at_most: float = 1
+    at_most: float = 1.0
     per: str = "90d"
 
     def __post_init__(self) -> None:
@@ -280,7 +280,9 @@ class Spec:
 
 
 SECTIONS: tuple[type, ...] = tuple(
-    value for value in list(globals().values()) if dataclasses.is_dataclass(value)
+    value
+    for value in list(globals().values())
+    if isinstance(value, type) and dataclasses.is_dataclass(value)
 )
 """Every section type, for documentation and the JSON Schema."""
 

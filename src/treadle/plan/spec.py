@@ -1,0 +1,159 @@
+"""Reading treadle.yaml: text → sections, or every mistake at once; and what editors need of it.
+
+An unchanged file is taken from the journal by its digest: then neither pydantic nor ruamel.yaml
+is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from treadle import __version__
+from treadle.base.digest import digest, digest_bytes
+from treadle.base.errors import SpecError, UsageError
+from treadle.base.plain import from_plain, to_plain
+from treadle.base.spec import Spec
+
+CACHE_KIND = "spec_cache"
+_FORMAT = 1
+_VARIABLE = re.compile(r"\$\{([^}]*)(\}|$)")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ORDERED = ("data", "steps", "deploy")
+
+
+class Cache(Protocol):
+    """What of a journal the spec's cache reads."""
+
+    def get(self, kind: str, key: str) -> Any | None:
+        """The plain value under `key`, or None."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One resolved value of the spec and where it comes from."""
+
+    key: str
+    """Dotted: `monitor.false_alarms.at_most`."""
+    value: Any
+    where: str
+    """`treadle.yaml:12` or `default`."""
+    why: str
+    """What the word means."""
+
+
+def load(path: Path, cache: Cache | None = None) -> Spec:
+    """The sections of the file at `path`.
+
+    With a cache (a journal) the parsed spec is taken from it when the file's bytes are known; this
+    function writes nothing: see `remember`. Raises SpecError with every mistake, rendered.
+    """
+    data = _read(path)
+    if cache is not None:
+        spec = _recall(cache.get(CACHE_KIND, _key(data)))
+        if spec is not None:
+            return spec
+    return _parse(data, path.name)[0]
+
+
+def remember(path: Path, spec: Spec) -> tuple[str, str, Any]:
+    """(kind, key, value) for `Changes.puts`: with it, `load` of the same bytes parses nothing.
+
+    Call it with what `load` gave for this file, in a command that writes.
+    """
+    plain = to_plain(spec)
+    # A journal may sort keys; the first environment is the default one, so the order is kept apart.
+    order = {name: list(plain[name]) for name in _ORDERED}
+    return CACHE_KIND, _key(_read(path)), {"spec": plain, "order": order}
+
+
+def expand(text: str, environ: Mapping[str, str] | None, where: str = "") -> str:
+    """`text` with each `${NAME}` replaced by the environment's value.
+
+    `where` (`data.flights.database`) begins the message of a variable that is not set (UsageError).
+    Without an environment only the form is checked: ValueError says what is wrong with it.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if not match[2] or not _VARIABLE_NAME.fullmatch(name):
+            raise ValueError(f"`{match[0]}` names no environment variable")
+        if environ is None:
+            return ""
+        found = environ.get(name)
+        if not found:
+            state = "is empty" if name in environ else "is not set"
+            place = f"{where}: " if where else ""
+            raise UsageError(
+                f"{place}the environment variable {name} {state}", hint=f"export {name}=…"
+            )
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of treadle.yaml for editors: every key with its meaning, no other allowed."""
+    from treadle.plan.schema import json_schema as made
+
+    return made()
+
+
+def origins(path: Path) -> list[Origin]:
+    """Every resolved value with the line it stands in, or `default`; SpecError as in `load`."""
+    from treadle.plan.schema import origins as found
+
+    spec, tree, text = _parse(_read(path), path.name)
+    return [Origin(*item) for item in found(spec, tree, path.name, text)]
+
+
+def _parse(data: bytes, name: str) -> tuple[Spec, Any, str]:
+    from treadle.plan.check import check
+    from treadle.plan.mistakes import refuse
+    from treadle.plan.tree import decode, read_tree
+
+    text, mistakes = decode(data)
+    if mistakes:
+        raise refuse(mistakes, text, name)
+    tree, mistakes = read_tree(text)
+    if tree is None:
+        raise refuse(mistakes, text, name)
+    spec, more = check(tree)
+    # What YAML itself refused left a hole in the tree: that the hole is empty is no second mistake.
+    told = {mistake.path for mistake in mistakes}
+    more = [mistake for mistake in more if mistake.path not in told]
+    if spec is None or mistakes:
+        raise refuse([*mistakes, *more], text, name)
+    return spec, tree, text
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise SpecError(
+            f"there is no {path.name} in {path.parent.absolute()}",
+            hint="`treadle init` writes one; or name the project's folder",
+        ) from None
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _key(data: bytes) -> str:
+    return digest([_FORMAT, __version__, digest_bytes(data)])
+
+
+def _recall(value: Any) -> Spec | None:
+    """The cached spec, or None where there is none or it is not of this make."""
+    if value is None:
+        return None
+    try:
+        plain = dict(value["spec"])
+        for name in _ORDERED:
+            plain[name] = {key: plain[name][key] for key in value["order"][name]}
+        return from_plain(Spec, plain)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None  # only a cache: the file itself says it again
