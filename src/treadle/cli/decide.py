@@ -1,0 +1,61 @@
+"""`approve` and `rollback`: a person's moves."""
+
+from __future__ import annotations
+
+import click
+
+from treadle.cli.output import Console, common
+from treadle.cli.turn import ENVIRONMENT
+from treadle.loop.project import open_project
+
+
+@click.command()
+@click.argument("identifier", metavar="ID", nargs=-1, required=True)
+@click.option("--reason", required=True, help="Why; it stands in the ledger under your name.")
+@ENVIRONMENT
+@common
+def approve(
+    *, identifier: tuple[str, ...], reason: str, environment: str | None, console: Console
+) -> int:
+    """Answer an undecided verdict, a held release or a retraining that awaits approval.
+
+    ID is what `treadle status` shows under "needs attention": a decision id, a model digest,
+    `release N` or `retrain`.
+    """
+    from treadle.loop.decide import approve as decide
+
+    project = open_project(create=True, existing=True, report=console.report)
+    done = decide(project, project.environment(environment), " ".join(identifier), reason)
+    console.result({"decision": done.decision, "next": done.next},
+                   f"{done.decision.words}\n\nnext: {done.next}")
+    return 0
+
+
+@click.command()
+@ENVIRONMENT
+@click.option("--to", "number", type=click.IntRange(1), help="A release; by default the one before.")
+@click.option("--reason", default="", help="Why; it stands in the ledger under your name.")
+@click.option("--dry-run", is_flag=True, help="Only the preview.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common
+def rollback(
+    *, environment: str | None, number: int | None, reason: str, dry_run: bool, yes: bool,
+    console: Console,
+) -> int:
+    """Back to the previous (or a named) release; no retraining. The one rolled back is held."""
+    from treadle.loop.decide import preview_rollback
+    from treadle.loop.decide import rollback as roll_back
+
+    project = open_project(create=True, existing=True, report=console.report)
+    name = project.environment(environment)
+    preview = preview_rollback(project, name, number)
+    if dry_run:
+        console.result({"preview": preview}, preview.text)
+        return 0
+    if not yes:
+        console.line(preview.text)
+        if not console.ask("roll back?", "--yes"):
+            return 1
+    done = roll_back(project, name, preview.release, reason)
+    console.result(done, f"{preview.text}\n\n{done.words}\n\nnext: treadle status")
+    return 0

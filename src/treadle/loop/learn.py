@@ -1,0 +1,294 @@
+"""Data to verdict: the calls of code, build and test, with their records committed as they end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from treadle.base import clock
+from treadle.base.digest import short
+from treadle.base.plain import from_plain, to_plain
+from treadle.base.records import Model, Run, Verdict
+from treadle.clients import tracking
+from treadle.clients.journal import Changes
+from treadle.loop import chain as links
+from treadle.loop.chain import Chain
+
+EXAMPLE_ROWS = 5
+PROFILE_ROWS = 200_000
+"""At most so many training rows make the profile that drift compares with (evenly spaced)."""
+
+
+# ---- the run -------------------------------------------------------------------------------------
+
+
+def all_parameters(chain: Chain) -> dict[str, Any]:
+    """Every hyperparameter of the needed functions by `function.parameter`: defaults and --set."""
+    assert chain.graph is not None
+    return {**chain.graph.defaults(), **chain.parameters}
+
+
+def begin_run(chain: Chain, *, by: str, reason: str) -> Run:
+    """Record that a run has begun, before anything of the user's runs."""
+    from treadle.loop.turn import process_name
+
+    project = chain.project
+    run = Run(
+        id=clock.ulid(), project=project.spec.project, environment=chain.environment,
+        started=clock.text(clock.now()), status="RUNNING", parameters=all_parameters(chain),
+        snapshots={n: s.digest for n, s in chain.snapshots.items() if n in used_data(chain)},
+        code=chain.code, commit=commit_of(project.folder), by=by, reason=reason,
+        process=process_name(),
+    )
+    project.commit(Changes().put("run", run.id, run).put("running", "current", {"run": run.id}))
+    return run
+
+
+def end_run(chain: Chain, run: Run, *, error: BaseException | None = None) -> Run:
+    """Record how a run ended, and put the news for MLflow into the outbox, in one commit."""
+    project = chain.project
+    done = replace(
+        run, ended=clock.text(clock.now()), status="FAILED" if error else "FINISHED",
+        error=f"{type(error).__name__}: {error}"[:2000] if error else None,
+        steps={step.name: step.hit.key for step in chain.planned if step.hit is not None},
+    )
+    model = project.journal.get("model", done.model) if done.model else None
+    verdict = project.journal.get("verdict", done.verdict) if done.verdict else None
+    changes = Changes().put("run", done.id, done).delete("running", "current")
+    changes.tell(tracking.run_message(
+        done, [chain.snapshots[name] for name in done.snapshots],
+        from_plain(Model, model) if model else None,
+        from_plain(Verdict, verdict) if verdict else None,
+    ))
+    project.commit(changes)
+    return done
+
+
+def used_data(chain: Chain) -> list[str]:
+    """The data sets that the pipeline reads."""
+    assert chain.graph is not None
+    return [name for name in chain.project.spec.data if name in chain.graph.datasets]
+
+
+def commit_of(folder: Path) -> str | None:
+    """The git commit, with `+` when tracked files of the folder changed; None outside git."""
+    import subprocess
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True,
+                                  text=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if not commit:
+        return None
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+    return commit + ("+" if changed else "")
+
+
+# ---- code ----------------------------------------------------------------------------------------
+
+
+def prepare(chain: Chain) -> Any:
+    """Import the user's module, if a step must run."""
+    from treadle.code import execute as executor
+
+    if not chain.stale_steps:
+        return None
+    project = chain.project
+    return executor.load_module(project.folder, project.spec.pipeline)
+
+
+def execute(chain: Chain, run: Run, prepared: Any) -> None:
+    """Run the stale steps; each finished step is committed at once."""
+    from treadle.code import execute as executor
+    from treadle.data import load
+
+    project = chain.project
+    if not chain.stale_steps:
+        return
+    assert chain.graph is not None
+    names = ", ".join(f"{step.name}()" for step in chain.stale_steps)
+    project.report(f"running {names}", phase="code")
+
+    def load_dataset(name: str, kind: str) -> object:
+        snapshot = chain.snapshots[name]
+        if snapshot.kind == "paths":
+            return load.paths(snapshot, project.objects, project.folder)
+        return load.frame(snapshot, project.objects, kind)
+
+    executor.run(
+        chain.planned, chain.graph, load_dataset, project.objects, project.journal,
+        project.commit, project.report, project.spec.trust == "pickle", module=prepared,
+        run=run.id,
+    )
+
+
+# ---- build ---------------------------------------------------------------------------------------
+
+
+def build(chain: Chain) -> Model:
+    """Package the model result, unless an equal one is there; commits the Model record."""
+    project, spec = chain.project, chain.project.spec
+    if chain.model is not None:
+        return chain.model
+    from treadle.build import package
+    from treadle.code import store
+    from treadle.data.profile import profile_frame
+
+    result = chain.result(spec.model.result)
+    assert result is not None
+    value = store.load(result, project.objects, trust_pickle=spec.trust == "pickle")
+    train = training_frame(chain)
+    section = links.training_section(chain)
+    excluded: tuple[str, ...] = ()
+    if section is not None:
+        excluded = (*section.key, *section.known_later)
+        excluded += (section.event_time,) if section.event_time else ()
+    folder = Path(tempfile.mkdtemp(prefix="model-", dir=temporary_folder(chain)))
+    try:
+        target = folder / "model"
+        model = package.package(
+            value, spec.model, train.head(EXAMPLE_ROWS), target, train_features=train,
+            trust_pickle=spec.trust == "pickle", excluded=excluded,
+        )
+        content, _ = project.objects.put_tree(target)
+        assert content == model.content
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    step = max(1, len(train) // PROFILE_ROWS)
+    profile = profile_frame(train.iloc[::step], list(model.features))
+    blob = json.dumps(profile, sort_keys=True).encode()
+    model = replace(model, profile=project.objects.put_bytes(blob))
+    project.commit(
+        Changes()
+        .put("model", model.digest, model)
+        .put("model_of", links.model_key(chain, result), model.digest)
+    )
+    project.report(f"model {short(model.digest)}: {model.flavor}, {len(model.features)} features, "
+                   f"{model.size_bytes / 1e3:,.0f} kB", phase="build")
+    chain.model = model
+    return model
+
+
+def temporary_folder(chain: Chain) -> Path:
+    """A folder on the state's own disk."""
+    assert chain.project.state is not None
+    folder = chain.project.state.folder / "tmp"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def training_frame(chain: Chain) -> Any:
+    """The frame that the model's function learned from, as pandas."""
+    from treadle.base.errors import PipelineError
+    from treadle.code import store
+
+    label = chain.project.spec.model.label
+    for result in links.model_inputs(chain):
+        if result.format == "parquet":
+            frame = as_pandas(store.load(result, chain.project.objects))
+            if label in frame.columns or chain.project.spec.model.features:
+                return frame
+    raise PipelineError(
+        f"{chain.project.spec.model.result}() takes no frame: its features and their types are "
+        "read from the frame that it learns from",
+        hint="give it a DataFrame (the training rows, with the label) as a parameter",
+    )
+
+
+def as_pandas(frame: Any) -> Any:
+    """A pandas frame, whatever kind the user's function works with."""
+    return frame.to_pandas() if hasattr(frame, "to_pandas") else frame
+
+
+# ---- test ----------------------------------------------------------------------------------------
+
+
+def judge(chain: Chain, model: Model) -> Verdict:
+    """The verdict on `model`, unless it stands already; commits it with its ledger entry."""
+    project, spec = chain.project, chain.project.spec
+    if chain.verdict is not None:
+        return chain.verdict
+    verdict = verdict_on(chain, model)
+    holdout = chain.result(spec.test.holdout)
+    assert holdout is not None
+    failed = [g for g in verdict.gates if g.outcome == verdict.outcome]
+    words = {
+        "pass": f"passed {len(verdict.gates)} gates on {verdict.rows:,} rows",
+        "refuse": "; ".join(g.text for g in failed),
+        "undecided": "; ".join(g.text for g in failed),
+    }[verdict.outcome]
+    decision = project.decision(
+        "verdict", chain.place, short(model.digest), verdict.outcome, "model acceptable", words,
+        {"verdict": verdict.digest, "model": model.digest, "champion": verdict.champion,
+         "gates": to_plain(verdict.gates), "metrics": verdict.metrics,
+         "attempts": verdict.attempts, "blocks": verdict.blocks},
+    )
+    attempted = set(project.journal.get("attempts", holdout.content) or [])
+    project.commit(
+        Changes()
+        .put("verdict", verdict.digest, verdict)
+        .put("verdict_of", links.verdict_key(chain, model, holdout), verdict.digest)
+        .put("attempts", holdout.content, sorted(attempted | {model.digest}))
+        .decide(decision)
+    )
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in verdict.metrics.items())
+    project.report(f"{verdict.outcome}: {words if verdict.outcome != 'pass' else shown}",
+                   phase="test")
+    chain.verdict = verdict
+    return verdict
+
+
+def verdict_on(chain: Chain, model: Model) -> Verdict:
+    """Judge one model on the present holdout against the present champion; writes nothing."""
+    from treadle.code import store
+    from treadle.test.judge import JudgeInput, judge as judge_model
+
+    project, spec = chain.project, chain.project.spec
+    holdout = chain.result(spec.test.holdout)
+    assert holdout is not None
+    champion = chain.champion
+    champion_model = None
+    if champion is not None and champion.model != model.digest:
+        champion_model = from_plain(Model, project.journal.get("model", champion.model))
+    section = links.training_section(chain)
+    attempted = set(project.journal.get("attempts", holdout.content) or [])
+    return judge_model(JudgeInput(
+        test=spec.test, model=spec.model,
+        key=section.key if section else (),
+        event_time=section.event_time if section else None,
+        known_later=section.known_later if section else (),
+        features=model.features,
+        holdout=as_pandas(store.load(holdout, project.objects)),
+        train=training_frame(chain),
+        predict=predictor(chain, model),
+        predict_champion=predictor(chain, champion_model) if champion_model else None,
+        model_digest=model.digest,
+        champion_digest=champion_model.digest if champion_model else None,
+        holdout_digest=holdout.content,
+        classes=model.classes,
+        champion_classes=champion_model.classes if champion_model else (),
+        champion_name=f"release {champion.number}" if champion_model and champion else None,
+        attempts=len(attempted | {model.digest}),
+    ))
+
+
+def predictor(chain: Chain, model: Model) -> Callable[[Any], Any]:
+    """The packaged directory's own predict: what is judged is what will be served."""
+    from treadle.operate import model as operate_model
+
+    assert chain.project.state is not None
+    folder = chain.project.state.model_folder(model.content)
+    loaded = operate_model.load(folder, files=model.files,
+                                trust_pickle=chain.project.spec.trust == "pickle")
+    return loaded.predict_frame
+

@@ -1,0 +1,344 @@
+"""The running service: roll out, status, predict, score, logs, down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treadle.base import clock
+from treadle.base.digest import short
+from treadle.base.errors import TreadleError, Unreachable, UsageError
+from treadle.base.plain import from_plain
+from treadle.base.records import Model, Release, Rollout, Snapshot
+from treadle.clients.journal import Changes
+from treadle.deploy import process
+from treadle.loop.chain import Chain, training_section
+from treadle.loop.project import Project
+
+if TYPE_CHECKING:
+    from treadle.deploy.process import Observed
+
+
+def roll_out(chain: Chain, *, by: str) -> Observed:
+    """Serve the chain's champion: begin and end are recorded, a failure leaves the old one up."""
+    project, champion = chain.project, chain.champion
+    assert champion is not None
+    assert project.state is not None
+    place = chain.place
+    model = from_plain(Model, project.journal.get("model", champion.model))
+    folder = project.state.model_folder(model.content)
+    target = project.process_target(chain.environment)
+    rollout = Rollout(id=clock.ulid(), environment=place, release=champion.number,
+                      started=clock.text(clock.now()), status="running")
+    key = f"{place}/{rollout.id}"
+    project.commit(Changes().put("rollout", key, rollout))
+    section = training_section(chain)
+    extra = (*section.key, *((section.event_time,) if section.event_time else ())) \
+        if section else ()
+    try:
+        done = process.roll_out(
+            project.environment_folder(place), target, champion, folder, rollout=rollout,
+            files=model.files, capture=project.spec.monitor.capture, extra=extra,
+            name=project.spec.project, trust_pickle=project.spec.trust == "pickle",
+            report=project.report,
+        )
+    except TreadleError as error:
+        failed = Rollout(**{**vars(rollout), "status": "failed", "error": error.message,
+                            "ended": clock.text(clock.now())})
+        project.commit(Changes().put("rollout", key, failed).decide(project.decision(
+            "deploy", place, f"release {champion.number}", "failed", "service runs the champion",
+            error.message, {"release": champion.number, "rollout": rollout.id}, by)))
+        raise
+    project.commit(Changes().put("rollout", key, done).decide(project.decision(
+        "deploy", place, f"release {champion.number}", "done", "service runs the champion",
+        f"release {champion.number} answers at {done.address} as instance {done.instance}",
+        {"release": champion.number, "rollout": rollout.id, "instance": done.instance,
+         "model": champion.model}, by)))
+    project.report(f"release {champion.number} answers at {done.address}")
+    return process.observe(project.environment_folder(place))
+
+
+# ---- status --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Status:
+    """The loop at a glance."""
+
+    project: str
+    environment: str
+    lines: tuple[tuple[str, str], ...]
+    attention: tuple[str, ...]
+    champion: int | None
+    service: str
+    address: str
+    healthy: bool
+    turned_by: str
+    pending: int
+    next: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def status(project: Project, environment: str) -> Status:
+    """Data, champion, deployment (wanted/actual), health, last decision, who turns the loop."""
+    place = project.spec.place(environment)
+    lines: list[tuple[str, str]] = [("project", f"{project.spec.project} ({project.folder})")]
+    attention: list[str] = []
+    for name in project.spec.data:
+        stored = project.journal.get("snapshot", name)
+        if stored is None:
+            lines.append((f"data {name}", "never read"))
+        else:
+            snapshot = from_plain(Snapshot, stored)
+            lines.append((f"data {name}", f"{snapshot.rows:,} rows in {len(snapshot.parts)} files, "
+                          f"snapshot {short(snapshot.digest)}"))
+    champion = project.champion(place)
+    lines.append(("champion", _champion_line(project, champion)))
+    observed = process.observe(project.environment_folder(place))
+    wanted = f"release {champion.number}" if champion else "nothing"
+    actual = f"release {observed.release} {observed.status}" if observed.release \
+        else observed.status
+    lines.append(("service", f"wanted {wanted}, actual {actual}"
+                  + (f" at {observed.address}" if observed.address else "")))
+    if observed.restarts:
+        attention.append(f"the model server was restarted {observed.restarts} times: treadle logs")
+    if champion and observed.status != "ready":
+        attention.append(f"release {champion.number} is not served ({observed.status}): "
+                         f"treadle up --env {environment}")
+    decisions = project.journal.ledger(place, limit=1)
+    if decisions:
+        d = decisions[0]
+        lines.append(("last decision", f"{d.at[:16]}Z {d.kind} {d.subject}: {d.outcome}"))
+    turned_by = _turner(project, place)
+    lines.append(("turned by", turned_by))
+    pending = len(project.journal.pending(1000))
+    lines.append(("MLflow", f"{pending} messages wait" if pending else "up to date"))
+    attention += _attention(project, place, pending)
+    next_ = "treadle up" if champion is None else (
+        "treadle plan" if not attention else attention[0].rpartition(": ")[2])
+    return Status(project.spec.project, environment, tuple(lines), tuple(attention),
+                  champion.number if champion else None, observed.status, observed.address,
+                  champion is not None and observed.status == "ready", turned_by, pending, next_)
+
+
+def _champion_line(project: Project, champion: Release | None) -> str:
+    if champion is None:
+        return "none"
+    found = project.journal.get("verdict", champion.verdict)
+    metrics = ", ".join(f"{n} {v:.3f}" for n, v in found["metrics"].items()) if found else ""
+    return (f"release {champion.number}, model {short(champion.model)}, since "
+            f"{champion.created[:16]}Z; holdout {metrics}")
+
+
+WATCHER_LATE = timedelta(minutes=5)
+
+
+def _turner(project: Project, place: str) -> str:
+    """Who or what turns the loop: a watcher that looked lately, or nothing."""
+    if project.state is not None:
+        holder = project.state.turn_holder()
+        if holder is not None:
+            return f"{holder} (now)"
+    seen = project.journal.get("watcher", place)
+    if seen and process.alive(seen["pid"], seen["process_started"]):
+        return f"`treadle up --watch`, process {seen['pid']}, last looked {seen['at'][:16]}Z"
+    return "nothing turns this loop (treadle up --watch, or treadle service install)"
+
+
+def _attention(project: Project, place: str, pending: int) -> list[str]:
+    found: list[str] = []
+    state = project.release_state(place)
+    held = state["held"]
+    assert isinstance(held, dict)
+    found += [f"release {number} is held ({reason}): treadle approve 'release {number}' "
+              "--reason …" for number, reason in held.items()]
+    for decision in project.journal.ledger(place, limit=50):
+        if decision.kind == "verdict":
+            digest = str(decision.evidence["verdict"])
+            if decision.outcome == "undecided" and not project.journal.get("approval", digest):
+                found.append(f"the verdict on model {decision.subject} is undecided: "
+                             f"treadle approve {decision.subject} --reason …")
+            break
+        if decision.kind in ("promote", "rollback"):
+            break
+    answer = project.journal.get("retrain", place)
+    if answer and answer["answer"] == "approval":
+        found.append("a retraining awaits approval: treadle approve retrain --reason …")
+    elif answer and answer["answer"] == "yes":
+        found.append(f"a retraining is due ({answer['words']}): treadle up")
+    for _, conflict in project.journal.list("conflict"):
+        found.append(str(conflict.get("words", conflict)))
+    last = project.journal.get("recorder", "last")
+    if pending and last and last.get("error"):
+        found.append(f"MLflow could not be told ({last['error']}); it is retried at each command")
+    for name in project.spec.data:
+        checked = project.journal.get("refused", name)
+        if checked:
+            found.append(f"data {name} was refused ({checked['words']}): treadle explain {name}")
+    return found
+
+
+# ---- predict, score ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the service answered."""
+
+    predictions: tuple[Any, ...]
+    ids: tuple[str, ...]
+    release: str
+
+
+def predict(
+    project: Project, environment: str, file: Path | None, *, text: str | None, limit: int | None
+) -> Answer:
+    """Ask the running service about the rows of a file (or of JSON lines in `text`)."""
+    import json
+
+    from treadle.deploy import client
+
+    observed = process.observe(project.environment_folder(project.spec.place(environment)))
+    if observed.status != "ready":
+        raise Unreachable(f"no service of `{environment}` answers ({observed.status})",
+                          hint=f"treadle up --env {environment}")
+    if file is not None:
+        from treadle.data.load import read_file
+
+        rows = read_file(file, limit=limit)
+    else:
+        try:
+            rows = [json.loads(line) for line in (text or "").splitlines() if line.strip()][:limit]
+        except json.JSONDecodeError as error:
+            raise UsageError(f"standard input is no JSON lines: {error}",
+                             hint='one object a line: {"distance": 944, …}') from None
+    answered = client.ask(observed.address, rows)
+    return Answer(tuple(answered.predictions), tuple(answered.ids), answered.release)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A batch that was scored."""
+
+    rows: int
+    release: int
+    output: str
+    first_id: str
+
+
+def score(
+    project: Project, environment: str, source: str, target: Path, *, number: int | None = None,
+    moment: str | None = None, force: bool = False,
+) -> Scored:
+    """Score a file, a glob or a data set into Parquet, streaming; see `deploy/batch`."""
+    from treadle.deploy import batch
+    from treadle.operate import model as operate_model
+
+    place = project.spec.place(environment)
+    release = chosen_release(project, place, number, moment)
+    model = from_plain(Model, project.journal.get("model", release.model))
+    folder = project.require_state().model_folder(model.content)
+    loaded = operate_model.load(folder, files=model.files,
+                                trust_pickle=project.spec.trust == "pickle")
+    files, snapshot = _sources(project, source)
+    name = project.spec.training_data()
+    section = project.spec.data[name] if name else None
+    done = batch.score(
+        files, loaded, target, environment=place, release=release.number, model=release.model,
+        run=release.run, snapshot=snapshot, key=section.key if section else (),
+        event_time=section.event_time if section else None, force=force, report=project.report,
+    )
+    return Scored(done.rows, release.number, str(target), done.first_id)
+
+
+def chosen_release(
+    project: Project, place: str, number: int | None, moment: str | None
+) -> Release:
+    """The release named by number, by who was champion at a moment, or the champion."""
+    if number is not None and moment is not None:
+        raise UsageError("--release and --as-of exclude each other")
+    if moment is not None:
+        from treadle.loop.trace import champion_as_of
+
+        try:
+            at = clock.text(clock.parse(moment))
+        except ValueError as error:
+            raise UsageError(f"--as-of takes a date such as 2013-09-30: {error}") from None
+        number = champion_as_of(project, place, at)
+        if number is None:
+            raise UsageError(f"nobody was champion of {place} at {moment}", hint="treadle ledger")
+    if number is not None:
+        return project.release(place, number)
+    champion = project.champion(place)
+    if champion is None:
+        raise UsageError(f"{place} has no champion to score with", hint="treadle up")
+    return champion
+
+
+def _sources(project: Project, source: str) -> tuple[list[Path], str]:
+    """Files to score and the digest of what they are (a snapshot, or the files' own digests)."""
+    from treadle.base.digest import digest, digest_file
+
+    if source in project.spec.data:
+        stored = project.journal.get("snapshot", source)
+        if stored is None:
+            raise UsageError(f"data {source} was never read", hint="treadle up")
+        snapshot = from_plain(Snapshot, stored)
+        return [project.objects.path(p.content) for p in snapshot.parts], snapshot.digest
+    import glob
+
+    files = sorted(Path(found) for found in glob.glob(source, recursive=True))
+    if not files:
+        raise UsageError(f"no file matches {source}",
+                         hint="a path, a glob in quotes, or a data set: "
+                         + ", ".join(project.spec.data))
+    return files, digest({str(path): digest_file(path) for path in files})
+
+
+# ---- logs, down ----------------------------------------------------------------------------------
+
+
+def log_lines(
+    project: Project, environment: str, lines: int, *, follow: bool
+) -> Iterator[str]:
+    """The last lines of the server's log, and with `follow` those to come (rotation included)."""
+    folder = project.environment_folder(project.spec.place(environment))
+    files = process.log_files(folder)
+    if not files:
+        raise UsageError(f"there is no log of `{environment}` yet", hint="treadle up")
+    last: list[str] = []
+    for path in files:
+        last += path.read_text(encoding="utf-8", errors="replace").splitlines()
+    yield from last[-lines:] if lines else []
+    if not follow:
+        return
+    path = files[-1]
+    position, inode = path.stat().st_size, path.stat().st_ino
+    while True:
+        time.sleep(0.2)
+        try:
+            now = path.stat()
+        except FileNotFoundError:
+            continue
+        if now.st_ino != inode or now.st_size < position:
+            position, inode = 0, now.st_ino
+        if now.st_size > position:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                file.seek(position)
+                text = file.read()
+                position = file.tell()
+            yield from text.splitlines()
+
+
+def down(project: Project, environment: str) -> str:
+    """Stop the environment's service after it finished what is in flight."""
+    place = project.spec.place(environment)
+    folder = project.environment_folder(place)
+    if process.observe(folder).status == "down":
+        return f"{place} is not running"
+    process.stop(folder)
+    return f"{place} is down; its releases, records and captured traffic stay"

@@ -1,0 +1,301 @@
+"""One turn: walk the chain, do the difference, in the order of the loop.
+
+`up` goes all the way; `train` stops after the verdict. Each phase's records are committed when the
+phase is done, so that a turn that dies is taken up where it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from treadle.base import clock
+from treadle.base.digest import short
+from treadle.base.errors import DataRefused, TreadleError, UsageError
+from treadle.base.plain import to_plain
+from treadle.base.records import Model, Release, Run, Verdict
+from treadle.clients import tracking
+from treadle.clients.journal import Changes
+from treadle.loop import chain as links
+from treadle.loop.chain import Chain, walk
+from treadle.loop.project import Project, person
+
+EXIT = {"pass": 0, "refuse": 3, "undecided": 5}
+
+
+@dataclass
+class TurnResult:
+    """What a turn made."""
+
+    environment: str
+    turned: bool
+    """False when nothing had to be done."""
+    exit_code: int = 0
+    run: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    model: Model | None = None
+    verdict: Verdict | None = None
+    release: Release | None = None
+    promoted: bool = False
+    address: str | None = None
+    made: dict[str, str] = field(default_factory=dict)
+    """What there is now and where, for people."""
+    notes: list[str] = field(default_factory=list)
+    next: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "environment": self.environment, "turned": self.turned, "exit_code": self.exit_code,
+            "run": self.run, "parameters": self.parameters, "model": to_plain(self.model),
+            "model_digest": self.model.digest if self.model else None,
+            "verdict": to_plain(self.verdict), "release": to_plain(self.release),
+            "promoted": self.promoted, "address": self.address, "made": self.made,
+            "notes": self.notes, "next": self.next,
+        }
+
+
+def up(
+    project: Project, environment: str, overrides: Sequence[str] = (), *, wait: bool = True,
+    reason: str = "", by: str | None = None,
+) -> TurnResult:
+    """One whole turn of `environment`; another turn of this state is waited for (or StateBusy)."""
+    state = project.require_state()
+    with state.turn_lock(f"treadle up --env {environment}", wait, project.report):
+        recover(project)
+        chain = walk(project, environment, overrides=overrides)
+        by = by or person(project.environ)
+        reason = reason or f"`treadle up` by {by}"
+        if project.batch_target(environment) is not None:
+            from treadle.loop.batch import turn_batch
+
+            return turn_batch(chain, by)
+        result = TurnResult(environment, turned=chain.plan().changes)
+        learn(chain, result, by=by, reason=reason)
+        release(chain, result, by=by)
+        deploy(chain, result, by=by)
+        finish(chain, result)
+    tell(project)
+    return result
+
+
+def train(
+    project: Project, environment: str, overrides: Sequence[str] = ()
+) -> list[TurnResult]:
+    """Data to verdict for each combination of `overrides`; releases nothing."""
+    state = project.require_state()
+    results = []
+    with state.turn_lock(f"treadle train --env {environment}", True, project.report):
+        recover(project)
+        by = person(project.environ)
+        for one in combinations(project, overrides):
+            chain = walk(project, environment, overrides=one)
+            result = TurnResult(environment, turned=True)
+            reason = "`treadle train`" + (f" --set {' '.join(one)}" if one else "")
+            learn(chain, result, by=by, reason=reason)
+            result.exit_code = EXIT[result.verdict.outcome] if result.verdict else 1
+            results.append(result)
+    tell(project)
+    return results
+
+
+def combinations(project: Project, overrides: Sequence[str]) -> list[list[str]]:
+    """`--set a=1,2 --set b=3` as one list of assignments for each combination."""
+    if not overrides:
+        return [[]]
+    from treadle.code import fingerprint, pipeline
+
+    spec = project.spec
+    sources = fingerprint.project(project.folder, spec.pipeline, journal=project.journal)
+    graph = pipeline.build(sources, list(spec.data), [spec.model.result, spec.test.holdout])
+    import json
+
+    return [
+        [f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+         for name, value in one.items()]
+        for one in pipeline.parse_overrides(list(overrides), graph)
+    ]
+
+
+# ---- data → verdict ------------------------------------------------------------------------------
+
+
+def learn(chain: Chain, result: TurnResult, *, by: str, reason: str) -> None:
+    """Data, code, build and test: the chain's model and verdict, with a run when anything ran."""
+    from treadle.loop import datasets, learn as phases
+
+    datasets.take(chain)
+    wanted = any(
+        a.action == "run" for a in chain.actions if a.phase in ("code", "build", "test")
+    )
+    result.parameters = phases.all_parameters(chain)
+    if not wanted:
+        datasets.check(chain, by=by)
+        result.model, result.verdict = chain.model, chain.verdict
+        return
+    run = phases.begin_run(chain, by=by, reason=reason)
+    result.run, result.turned = run.id, True
+    try:
+        checking = datasets.begin_check(chain)
+        prepared = phases.prepare(chain)  # imports the user's module while the rows are checked
+        datasets.end_check(chain, checking, by=by)
+        phases.execute(chain, run, prepared)
+        links.look_at_model(chain)
+        model = phases.build(chain)
+        verdict = phases.judge(chain, model)
+    except BaseException as error:
+        phases.end_run(chain, run, error=error)
+        raise
+    result.model, result.verdict = model, verdict
+    phases.end_run(chain, replace(run, model=model.digest, verdict=verdict.digest,
+                                  metrics=dict(verdict.metrics)))
+
+
+# ---- verdict → service ---------------------------------------------------------------------------
+
+
+def release(chain: Chain, result: TurnResult, *, by: str) -> None:
+    """Number and promote the model, or say in the result why not."""
+    from treadle.loop import decide
+
+    promoted = decide.promote(chain, result.run, by=by)
+    if promoted is not None:
+        chain.champion, result.promoted, result.turned = promoted, True, True
+        chain.project.report(f"release {promoted.number} is the champion of {chain.place}",
+                             phase="release")
+    result.release = chain.champion
+    if chain.verdict is None or (chain.champion and result.model
+                                 and chain.champion.model == result.model.digest):
+        return
+    held = links.held_release(chain)
+    if held is not None:
+        result.notes.append(
+            f"this model is release {held}, which is held: it is not deployed again until its "
+            f"inputs change or a person names it (treadle rollback --to {held})"
+        )
+        return
+    result.exit_code = EXIT[chain.verdict.outcome]
+    stays = f"release {chain.champion.number} stays" if chain.champion else "nothing is released"
+    if chain.verdict.outcome == "refuse":
+        failed = [g.text for g in chain.verdict.gates if g.outcome == "refuse"]
+        result.notes.append(f"refused, {stays}: {failed[0] if failed else ''}")
+        result.next = "treadle explain model"
+    else:
+        result.notes.append(f"undecided, {stays}: a person may decide")
+        result.next = (f"treadle approve {short(chain.verdict.model)} --reason '…', "
+                       "or wait for more data")
+
+
+def deploy(chain: Chain, result: TurnResult, *, by: str) -> None:
+    """Make the service run the champion, if there is one."""
+    from treadle.deploy import process
+
+    if chain.champion is None:
+        return
+    project = chain.project
+    folder = project.environment_folder(chain.place)
+    chain.observed = process.observe(folder)
+    if links.service_wanted(chain):
+        from treadle.loop.service import roll_out
+
+        project.report(f"{links.service_reason(chain)}: rolling out", phase="deploy")
+        chain.observed = roll_out(chain, by=by)
+        result.turned = True
+    result.address = chain.observed.address
+
+
+def finish(chain: Chain, result: TurnResult) -> None:
+    """What there is now, where it is, and the next command."""
+    project = chain.project
+    if result.model:
+        result.made["model"] = f"{short(result.model.digest)} ({result.model.flavor})"
+    if chain.champion:
+        result.made["champion"] = f"release {chain.champion.number} of {chain.place}"
+    if result.address:
+        result.made["service"] = f"{result.address} (POST {result.address}/invocations)"
+    if result.run:
+        result.made["run"] = f"{result.run} (treadle lineage {result.run})"
+    if project.state is not None:
+        result.made["state"] = str(project.state.folder)
+    if not result.turned:
+        result.notes.insert(0, "nothing to do: every digest is as it was")
+    if not result.next:
+        result.next = "treadle status"
+        sample = _sample_file(chain)
+        if result.promoted and sample:
+            result.next = f"treadle predict {sample} --limit 3"
+
+
+def _sample_file(chain: Chain) -> str | None:
+    name = chain.project.spec.training_data()
+    if name is None or name not in chain.snapshots:
+        return None
+    snapshot = chain.snapshots[name]
+    return snapshot.parts[-1].path if snapshot.kind == "files" and snapshot.parts else None
+
+
+# ---- before and after ----------------------------------------------------------------------------
+
+
+def recover(project: Project) -> None:
+    """Runs of a process that died are marked KILLED, here and (through the outbox) in MLflow."""
+    found = project.journal.get("running", "current")
+    if not found:
+        return
+    from treadle.base.plain import from_plain
+
+    changes = Changes().delete("running", "current")
+    stored = project.journal.get("run", found["run"])
+    if stored is not None and stored["status"] == "RUNNING":
+        run = from_plain(Run, stored)
+        step = f" in step {found['step']}()" if found.get("step") else ""
+        dead = replace(run, status="KILLED", ended=clock.text(clock.now()),
+                       error=f"its process ({run.process}) ended without a word{step}")
+        changes.put("run", run.id, dead)
+        changes.tell(tracking.run_message(dead, [], None, None))
+        project.report(f"run {run.id} died{step}; what it had finished is kept", warning=True)
+    project.commit(changes)
+
+
+def tell(project: Project) -> None:
+    """Start the recorder where something waits for MLflow; never waits, never fails a turn."""
+    state = project.state
+    if state is not None and project.journal.pending(1):
+        tracking.spawn_recorder(state.folder)
+
+
+def process_name() -> str:
+    """Host and pid, for a run's record."""
+    import socket
+
+    return f"{socket.gethostname()} pid {os.getpid()}"
+
+
+def judge_again(project: Project, environment: str, identifier: str | None) -> Verdict:
+    """`treadle test`: the gates alone, on the present holdout, against the present champion."""
+    from treadle.loop import learn as phases
+    from treadle.loop.trace import find_model, _named_release
+
+    chain = walk(project, environment)
+    if chain.stale_steps:
+        raise UsageError(
+            f"the holdout is not there yet: {', '.join(s.name + '()' for s in chain.stale_steps)} "
+            "must run first", hint="treadle train",
+        )
+    if identifier is not None:
+        release_ = _named_release(project, identifier)
+        wanted = release_.model if release_ else identifier
+        model = find_model(project, wanted)
+        if model is None:
+            raise UsageError(f"there is no model `{identifier}`",
+                             hint="a digest, or `release N`; `treadle ledger` names them")
+    elif chain.model is not None:
+        model = chain.model
+    else:
+        raise UsageError("there is no model to judge yet", hint="treadle train")
+    return phases.verdict_on(chain, model)
+
+
+__all__ = ["DataRefused", "TreadleError", "TurnResult", "judge_again", "train", "up"]
