@@ -94,16 +94,21 @@ class SegmentWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, records: list[bytes]) -> None:
-        """Hand framed records (`encode`) to the operating system in one write."""
+        """Hand framed records (`encode`) to the operating system: all of them, or OSError."""
         if not records:
             return
         self.tick()
         file = self._file if self._file is not None else self._begin()
         data = memoryview(b"".join(records))
-        while data:
-            written = os.write(file, data)
-            self._size += written
-            data = data[written:]
+        whole = self._size + len(data)
+        try:
+            while data:
+                data = data[os.write(file, data) :]
+        except OSError:
+            # A full disk: cut the half record off, so that what follows can be read.
+            os.ftruncate(file, self._size)
+            raise
+        self._size = whole
 
     def tick(self) -> None:
         """Close the segment if it is full or old."""

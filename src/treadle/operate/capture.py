@@ -1,0 +1,220 @@
+"""Keep a sample of requests and predictions for monitoring: never on the request's path.
+
+A thread of its own turns what was taken into records and appends them to segments
+(base/segments). The queue is bounded by requests and by rows; what does not fit, what exceeds the
+cap per minute and what the disk refuses is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from treadle.base import clock, segments
+
+_log = logging.getLogger("treadle.capture")
+LATEST_S = 0.2
+"""A record is with the operating system at most this long after its answer."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One answered request, not yet turned into a record."""
+
+    id: str
+    at: datetime.datetime
+    latency_ms: float
+    rows: int
+    data: Any
+    extra: Mapping[str, Any]
+    outputs: Mapping[str, np.ndarray[Any, Any]]
+    features: tuple[str, ...]
+
+
+class Capture:
+    """The bounded queue and its thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        environment: str,
+        release: int,
+        instance: str,
+        model: str = "",
+        rate: float = 1.0,
+        per_minute: int = 6000,
+        queue_requests: int = 2000,
+        queue_rows: int = 200_000,
+        max_bytes: int = 16 << 20,
+        max_age_s: float = 300.0,
+    ) -> None:
+        self._writer = segments.SegmentWriter(
+            folder, instance, max_bytes=max_bytes, max_age_s=max_age_s
+        )
+        self._who = (environment, release, instance, model)
+        self._rate, self._per_minute = rate, per_minute
+        self._queue_requests, self._queue_rows = queue_requests, queue_rows
+        self._queue: deque[Taken] = deque()
+        self._rows = 0
+        self._minute, self._in_minute = 0.0, 0
+        self._lock = threading.Lock()
+        self._wake, self._flushed = threading.Event(), threading.Condition()
+        self._asked = self._done = 0
+        self._stop = False
+        self.captured = 0
+        self.dropped = {"per_minute": 0, "queue": 0, "disk": 0, "error": 0}
+        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+        self._thread.start()
+
+    def offer(self, take: Callable[[], Taken]) -> None:
+        """Take a request into the sample, or not; costs microseconds and never waits for disk."""
+        if self._rate < 1 and random.random() >= self._rate:  # noqa: S311 - a sample, no secret
+            return
+        now = clock.elapsed()
+        if now - self._minute >= 60:
+            self._minute, self._in_minute = now, 0
+        if self._in_minute >= self._per_minute:
+            self.dropped["per_minute"] += 1
+            return
+        self._in_minute += 1
+        item = take()
+        with self._lock:
+            if (
+                len(self._queue) >= self._queue_requests
+                or self._rows + item.rows > self._queue_rows
+            ):
+                self.dropped["queue"] += 1
+                return
+            self._queue.append(item)
+            self._rows += item.rows
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Have everything offered until now written and the segment closed; False if too slow."""
+        with self._flushed:
+            self._asked += 1
+            ticket = self._asked
+            self._wake.set()
+            return self._flushed.wait_for(lambda: self._done >= ticket, timeout_s)
+
+    def close(self) -> None:
+        """Write what is queued, close the segment, end the thread."""
+        self._stop = True
+        self._wake.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while True:
+            # Not woken for each record: one write for all that came within the interval.
+            self._wake.wait(LATEST_S)
+            self._wake.clear()
+            stop, asked = self._stop, self._asked
+            with self._lock:
+                batch, rows = list(self._queue), self._rows
+                self._queue.clear()
+                self._rows -= rows
+            try:
+                self._write(batch)
+                self._writer.tick()
+                if stop or asked > self._done:
+                    self._writer.close()
+            except OSError as error:
+                self.dropped["disk"] += len(batch)
+                _log.error("capture: cannot write: %s", error.strerror)
+            with self._flushed:
+                self._done = max(self._done, asked)
+                self._flushed.notify_all()
+            if stop:
+                return
+
+    def _write(self, batch: list[Taken]) -> None:
+        framed = []
+        for item in batch:
+            try:
+                framed.append(segments.encode(self._record(item)))
+            except Exception:
+                self.dropped["error"] += 1
+                _log.exception("capture: a record of %d rows could not be made", item.rows)
+        self._writer.append(framed)
+        self.captured += len(framed)
+
+    def _record(self, item: Taken) -> segments.Record:
+        environment, release, instance, model = self._who
+        return segments.Record(
+            id=item.id, time=clock.text(item.at), environment=environment, release=release,
+            instance=instance, model=model, latency_ms=item.latency_ms, rows=item.rows,
+            inputs=_columns(item.data, item.features),
+            extra={name: _plain(values) for name, values in item.extra.items()},
+            outputs=output_columns(item.outputs),
+        )  # fmt: skip
+
+
+def output_columns(outputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
+    """Outputs as columns: `prediction`; `prediction_0` … for several values a row.
+
+    A model with several outputs has `NAME` or `NAME_0` … for each, beside the first, which is the
+    prediction.
+    """
+    columns: dict[str, list[Any]] = {}
+    for position, (name, array) in enumerate(outputs.items()):
+        word = "prediction" if position == 0 else name
+        if array.ndim <= 1:
+            columns[word] = _plain(array)
+        else:
+            flat = array.reshape(len(array), -1)
+            for number in range(flat.shape[1]):
+                columns[f"{word}_{number}"] = _plain(flat[:, number])
+    return columns
+
+
+def _columns(data: Any, names: tuple[str, ...]) -> dict[str, list[Any]]:
+    if isinstance(data, Mapping):
+        return {str(name): _plain(values) for name, values in data.items()}
+    if isinstance(data, np.ndarray):
+        if data.ndim == 1:
+            return {names[0] if names else "input": _plain(data)}
+        if data.ndim > 2:
+            return {names[0] if names else "input": data.tolist()}
+        return {str(number): _plain(data[:, number]) for number in range(data.shape[1])}
+    return {str(name): _plain(data[name]) for name in data.columns}
+
+
+def _plain(values: Any) -> list[Any]:
+    """Values that msgpack knows: times as ISO 8601 texts, missing texts as None."""
+    if isinstance(values, list):
+        listed = values
+    elif isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+        return list(values.tolist())
+    elif getattr(values, "dtype", None) is not None and values.dtype.kind == "M":
+        texts = np.datetime_as_string(np.asarray(values, dtype="datetime64[us]"))
+        return [None if text == "NaT" else text for text in texts.tolist()]
+    elif getattr(getattr(values, "dtype", None), "kind", "O") in "biuf":
+        return list(values.tolist())
+    else:
+        listed = [None if _is_nan(value) else value for value in values]
+    if set(map(type, listed)) <= {str, int, float, bool, type(None)}:
+        return listed
+    return [_value(value) for value in listed]
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value  # noqa: PLR0124 - NaN differs from itself
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value
