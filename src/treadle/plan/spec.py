@@ -6,13 +6,13 @@ is imported.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from treadle import __version__
+from treadle.base import environment
 from treadle.base.digest import digest, digest_bytes
 from treadle.base.errors import SpecError, UsageError
 from treadle.base.plain import from_plain, to_plain
@@ -20,8 +20,6 @@ from treadle.base.spec import Spec
 
 CACHE_KIND = "spec_cache"
 _FORMAT = 1
-_VARIABLE = re.compile(r"\$\{([^}]*)(\}|$)")
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ORDERED = ("data", "steps", "deploy")
 
 
@@ -70,29 +68,16 @@ def remember(path: Path, spec: Spec) -> tuple[str, str, Any]:
     return CACHE_KIND, _key(_read(path)), {"spec": plain, "order": order}
 
 
-def expand(text: str, environ: Mapping[str, str] | None, where: str = "") -> str:
+def expand(text: str, environ: Mapping[str, str], where: str = "") -> str:
     """`text` with each `${NAME}` replaced by the environment's value.
 
-    `where` (`data.flights.database`) begins the message of a variable that is not set (UsageError).
-    Without an environment only the form is checked: ValueError says what is wrong with it.
+    UsageError names the variable that is not set, after `where` (`data.flights.database`).
     """
-
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        if not match[2] or not _VARIABLE_NAME.fullmatch(name):
-            raise ValueError(f"`{match[0]}` names no environment variable")
-        if environ is None:
-            return ""
-        found = environ.get(name)
-        if not found:
-            state = "is empty" if name in environ else "is not set"
-            place = f"{where}: " if where else ""
-            raise UsageError(
-                f"{place}the environment variable {name} {state}", hint=f"export {name}=…"
-            )
-        return found
-
-    return _VARIABLE.sub(value, text)
+    try:
+        return environment.expand(text, environ)
+    except UsageError as error:
+        place = f"{where}: " if where else ""
+        raise UsageError(f"{place}{error.message}", hint=error.hint) from None
 
 
 def json_schema() -> dict[str, Any]:
