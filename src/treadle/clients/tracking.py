@@ -1,0 +1,241 @@
+"""The way to MLflow, seen from the loop: messages for the outbox, and the recorder that sends them.
+
+MLflow is a projection of the journal and never asked to decide: the loop commits messages with its
+changes, starts the recorder, and goes on. Nothing here imports MLflow (`clients/recorder.py` does,
+in a process of its own).
+
+Of one project there is one registered model, named like the project; a version of it for each
+different model that was released; aliases `champion` and `challenger` for the default environment,
+`champion-ENV` and `challenger-ENV` for the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treadle.base import clock, crash
+from treadle.base.plain import to_plain
+from treadle.base.records import Finding, Message, Model, Release, Run, Snapshot, Verdict, Window
+from treadle.clients.files import disk_errors, flocked
+from treadle.clients.journal import Changes, Journal
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from treadle.clients.state import State
+
+_LOG_BYTES = 1 << 20
+NOT_INSTALLED = "MLflow is not installed; pip install 'treadle[mlflow]' and what waits is delivered"
+
+
+# ---- messages ------------------------------------------------------------------------------------
+
+
+def run_message(
+    run: Run, snapshots: Sequence[Snapshot], model: Model | None, verdict: Verdict | None
+) -> Message:
+    """A run as it is now; told again at its end, it is the same run in MLflow."""
+    return Message("run", {
+        "run": to_plain(run),
+        "snapshots": [_compact(snapshot) for snapshot in snapshots],
+        "model": to_plain(model),
+        "verdict": _verdict(verdict),
+    })
+
+
+def killed_message(run: Run, ended: str, error: str = "its process died") -> Message:
+    """A run whose process is gone."""
+    dead = dataclasses.replace(run, status="KILLED", ended=ended, error=run.error or error)
+    return run_message(dead, (), None, None)
+
+
+def model_message(project: str, model: Model, run: str) -> Message:
+    """A model that a run made or found done, where the run's own message does not carry it."""
+    return Message("model", {"project": project, "model": to_plain(model), "run": run})
+
+
+def release_message(
+    release: Release, model: Model, verdict: Verdict | None, *, project: str
+) -> Message:
+    """A release: a version of the registered model, with its digests as tags."""
+    return Message("release", {
+        "project": project,
+        "release": to_plain(release),
+        "model": to_plain(model),
+        "verdict": _verdict(verdict),
+    })
+
+
+def alias_message(
+    *,
+    project: str,
+    environment: str,
+    default: bool,
+    champion: tuple[Release, Model] | None,
+    challenger: tuple[Release, Model] | None = None,
+) -> Message:
+    """Which releases are champion and challenger of an environment now; None removes the alias.
+
+    `default`: whether this is the project's default environment (its aliases carry no suffix).
+    """
+    def plain(pair: tuple[Release, Model] | None) -> dict[str, Any] | None:
+        return None if pair is None else {"release": to_plain(pair[0]), "model": to_plain(pair[1])}
+
+    suffix = "" if default else f"-{environment}"
+    return Message("alias", {
+        "project": project,
+        "environment": environment,
+        "aliases": {f"champion{suffix}": plain(champion), f"challenger{suffix}": plain(challenger)},
+    })
+
+
+def windows_message(
+    project: str, environment: str, windows: Sequence[Window], findings: Sequence[Finding] = ()
+) -> Message:
+    """Closed windows as points of one MLflow run per environment, at the time of their end."""
+    return Message("windows", {
+        "project": project,
+        "environment": environment,
+        "windows": [to_plain(window) for window in windows],
+        "alarms": [f"{f.window} {f.kind} {f.subject}" for f in findings if f.alarm],
+    })
+
+
+def _compact(snapshot: Snapshot) -> dict[str, Any]:
+    """What MLflow shows of a snapshot: a thousand parts are no use there."""
+    paths = [part.path for part in snapshot.parts]
+    return {
+        "dataset": snapshot.dataset,
+        "digest": snapshot.digest,
+        "kind": snapshot.kind,
+        "rows": snapshot.rows,
+        "parts": len(paths),
+        "bytes": sum(part.size_bytes for part in snapshot.parts),
+        "source": paths[0] if len(paths) == 1 else _stem(paths) + "*",
+        "columns": [to_plain(column) for column in snapshot.columns],
+    }
+
+
+def _stem(paths: Sequence[str]) -> str:
+    """What all paths start with: `data/flights-2013-0`."""
+    first, last = min(paths, default=""), max(paths, default="")
+    same = (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return first[: next(same, min(len(first), len(last)))]
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
+    return None if verdict is None else {**to_plain(verdict), "digest": verdict.digest}
+
+
+# ---- where to ------------------------------------------------------------------------------------
+
+
+def tracking_uri(folder: Path, environ: Mapping[str, str] = os.environ) -> str:
+    """MLFLOW_TRACKING_URI, else the SQLite file of the state folder."""
+    return environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How the projection stands, for `status`."""
+
+    pending: int
+    """Messages not yet delivered (counted up to 1000)."""
+    error: str | None
+    """Why the last delivery stopped, if it did."""
+    conflicts: tuple[dict[str, Any], ...]
+    """Aliases that a person moved in MLflow: environment, alias, ours, theirs, text, ways_out."""
+
+
+def delivery(journal: Journal) -> Delivery:
+    """How the projection stands: what waits, why, and what a person moved."""
+    pending = len(journal.pending(1000))
+    last = journal.get("recorder", "last")
+    error = last["error"] if last and pending else None
+    return Delivery(pending, error, tuple(value for _, value in journal.list("conflict")))
+
+
+# ---- the recorder's process ----------------------------------------------------------------------
+
+_started: list[subprocess.Popen[bytes]] = []
+
+
+def spawn_recorder(state: State) -> int | None:
+    """Start the recorder, detached, if something waits and none is running; its process id.
+
+    Returns at once (milliseconds). Its lock is taken here and handed over, so that there is no
+    moment in which a second one could start, nor one in which `wait_recorder` sees none.
+    """
+    import importlib.util
+
+    _started[:] = [process for process in _started if process.poll() is None]  # reap the dead
+    if os.environ.get("TREADLE_RECORDER") == "off":
+        return None
+    journal = state.journal
+    if not journal.pending(1) and not journal.list("conflict", limit=1):
+        return None
+    if importlib.util.find_spec("mlflow") is None:
+        note(journal, NOT_INSTALLED)
+        return None
+    lock = state.folder / "recorder.lock"
+    with disk_errors(lock):
+        number = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None  # it looks again after it has let go of its lock: nothing is missed
+        return _start(state.folder, number)
+    finally:
+        os.close(number)
+
+
+def _start(folder: Path, lock: int) -> int:
+    import subprocess
+
+    log = folder / "recorder.log"
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(log).st_size > _LOG_BYTES:
+            os.replace(log, folder / "recorder.log.1")
+    crash.point("recorder.spawn.before")
+    with disk_errors(log), open(log, "ab") as out:
+        # -P: a json.py or types.py in the user's folder is not the standard library's.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "treadle.clients.recorder", os.fspath(folder.resolve()),
+             "--lock-fd", str(lock)],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            start_new_session=True, pass_fds=(lock,),
+        )
+    crash.point("recorder.spawn.after")
+    _started.append(process)
+    return process.pid
+
+
+def wait_recorder(state: State, timeout_s: float) -> bool:
+    """Wait until no recorder is running; whether everything was delivered by then."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        with flocked(state.folder / "recorder.lock", wait_s=0) as held:
+            if held:
+                break
+        time.sleep(0.05)
+    return not state.journal.pending(1)
+
+
+def note(journal: Journal, error: str | None, **facts: Any) -> None:
+    """Keep how the last delivery went, if that is news (kind `recorder`, key `last`)."""
+    last = journal.get("recorder", "last")
+    value = {"error": error, **facts}
+    if last is None or {k: v for k, v in last.items() if k != "at"} != value:
+        journal.commit(
+            Changes().put("recorder", "last", {**value, "at": clock.text(clock.now())})
+        )
