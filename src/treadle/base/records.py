@@ -91,7 +91,7 @@ class Result(Digested):
     """A stored result of a step."""
 
     name: str
-    format: Literal["parquet", "npy", "json", "model", "pickle", "paths"]
+    format: Literal["parquet", "npy", "json", "model", "pickle", "paths", "bytes"]
     content: str
     """Digest of the blob, or of the tree for a model directory."""
     size_bytes: int = 0
