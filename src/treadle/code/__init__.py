@@ -1,1 +1,1 @@
-""""""
+"""From plain functions to results: fingerprint, graph, cache, execution, storage."""
