@@ -15,7 +15,7 @@ import time
 
 UTC = datetime.UTC
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
@@ -38,7 +38,8 @@ def set_replay(path: str | os.PathLike[str], moment: datetime.datetime) -> None:
 
 def text(moment: datetime.datetime) -> str:
     """ISO 8601 in UTC with a Z, to the microsecond; sorts like time."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    written = moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return written.removesuffix("+00:00") + "Z"
 
 
 def parse(value: str) -> datetime.datetime:

@@ -67,4 +67,9 @@ def _build_union(kinds: list[Any], data: Any) -> Any:
                 if typing.get_origin(h) is typing.Literal and n in data}
         if set(data) <= set(hints) and all(data[n] in values for n, values in tags.items()):
             return _build(kind, data)
-    return _build(kinds[0], data) if len(kinds) == 1 else data
+    if len(kinds) == 1:
+        return _build(kinds[0], data)
+    if any(dataclasses.is_dataclass(kind) for kind in kinds):
+        names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+        raise TypeError(f"{sorted(data)} are the fields of no {names}")
+    return data
