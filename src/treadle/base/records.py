@@ -280,6 +280,13 @@ class Finding(Digested):
     alarm: bool
     text: str
     found: str
+    value: float | None = None
+    """The metric's value now, or the drift's effect size."""
+    reference: float | None = None
+    """The metric's value at release, or the effect size that is worth an alarm."""
+    low: float | None = None
+    high: float | None = None
+    """The 95 % interval of `value`."""
 
 
 # ---- the ledger ----------------------------------------------------------------------------------

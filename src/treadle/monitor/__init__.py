@@ -1,1 +1,1 @@
-""""""
+"""Monitor: captured traffic in windows, drift, truth that comes later, quality, findings."""
