@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Status:
-    """One JSON line to the supervisor: ready, or why not."""
+    """JSON lines to the supervisor: ready, or why not; draining."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
@@ -54,9 +54,10 @@ class _Status:
     def send(self, **facts: Any) -> None:
         if self._descriptor is None:
             return
-        os.write(self._descriptor, json.dumps(facts).encode() + b"\n")
-        os.close(self._descriptor)
-        self._descriptor = None
+        try:
+            os.write(self._descriptor, json.dumps(facts).encode() + b"\n")
+        except OSError:
+            self._descriptor = None  # the supervisor is gone: the lifeline tells the server
 
 
 def _environment(name: str, fallback: Any, kind: Callable[[str], Any] = str) -> Any:
@@ -150,7 +151,7 @@ def _serve(options: argparse.Namespace, told: _Status) -> int:
 
     server.run(
         server.Server(application, swap_linger_s=options.linger, lifeline=options.lifeline_fd,
-                      started=started),
+                      started=started, drained=lambda: told.send(draining=True)),
         application, listener,
     )  # fmt: skip
     log.info("release %d (instance %s) has ended", identity.release, identity.instance)

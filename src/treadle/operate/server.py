@@ -313,6 +313,7 @@ class Server(uvicorn.Server):
         grace_s: float = 30.0,
         lifeline: int | None = None,
         started: Callable[[], None] = lambda: None,
+        drained: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(uvicorn.Config(
             application,
@@ -324,7 +325,7 @@ class Server(uvicorn.Server):
         self._application = application
         self._linger_s, self._swap_linger_s = stop_linger_s, swap_linger_s
         self._lifeline = lifeline
-        self._announce = started
+        self._announce, self._announce_drain = started, drained
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept, then tell the supervisor."""
@@ -368,6 +369,7 @@ class Server(uvicorn.Server):
         self._application.draining = True
         for server in self.servers:
             server.close()
+        self._announce_drain()  # nobody new comes here from now on
         until = clock.elapsed() + self._linger_s
         # One round at least: a connection accepted a moment ago is not in the set yet.
         await asyncio.sleep(0.05)

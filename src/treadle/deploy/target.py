@@ -1,0 +1,55 @@
+"""What every target of a deployment can do. A target keeps its own facts in the environment's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from treadle.base.log import Report, silent
+from treadle.base.records import Rollout
+
+Status = Literal["absent", "starting", "serving", "unhealthy", "restarting", "down", "failed"]
+"""absent: nothing was deployed, or it was stopped on purpose; down: it should run and does not."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What runs at this moment, as it was asked and not as it was remembered."""
+
+    status: Status
+    pid: int | None = None
+    """Of the supervisor."""
+    server_pid: int | None = None
+    address: str | None = None
+    release: int | None = None
+    model: str | None = None
+    """Digest of the model directory that is served."""
+    instance: str | None = None
+    restarts: int = 0
+    since: str | None = None
+    error: str | None = None
+    """Why the last roll-out was refused, or what is wrong now."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it answers."""
+        return self.status == "serving"
+
+
+class Target(Protocol):
+    """A place that serves releases."""
+
+    def observe(self, folder: Path) -> Observed:
+        """What runs now."""
+
+    def roll_out(
+        self, folder: Path, release: int, model_folder: Path, report: Report = silent
+    ) -> Rollout:
+        """Serve a release; the one before goes on until the new one is ready."""
+
+    def stop(self, folder: Path) -> bool:
+        """Stop serving; False if nothing ran."""
+
+    def log_files(self, folder: Path) -> list[Path]:
+        """Logs, oldest first."""
