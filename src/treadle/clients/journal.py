@@ -222,8 +222,8 @@ class SqliteJournal:
     """The journal in one SQLite file. Safe for threads; not to be carried across a fork."""
 
     schema_version: ClassVar[int] = SCHEMA_VERSION
-    migrations: ClassVar[dict[int, str]] = {}
-    """From version → SQL that makes the next one; all that are due run in one transaction."""
+    migrations: ClassVar[dict[int, tuple[str, ...]]] = {}
+    """From version → SQL statements that make the next one; all that are due are one transaction."""
 
     def __init__(self, path: Path, *, create: bool = True, read_only: bool = False) -> None:
         """Open `path`; make it if it is absent and `create` (eight processes may do so at once).
@@ -352,7 +352,7 @@ class SqliteJournal:
         with self._writing() as connection:
             version = self._version()  # another process may have migrated while we waited
             while version < self.schema_version:
-                for statement in _statements(self.migrations[version]):
+                for statement in self.migrations[version]:
                     connection.execute(statement)
                 version += 1
             connection.execute(
@@ -558,18 +558,6 @@ class SqliteJournal:
                 with contextlib.suppress(sqlite3.Error):  # a failed checkpoint loses nothing
                     self._connection.close()
                 self._connection = None
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of an SQL script, without `executescript`, which would commit first."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-    if statement.strip():
-        yield statement
 
 
 def _nothing_free(path: Path) -> bool:
