@@ -30,9 +30,9 @@ def passages(wanted: str | None, name: str = "journal.commit.before") -> tuple[i
     environment = {k: v for k, v in os.environ.items() if k != "TREADLE_CRASH"}
     if wanted:
         environment["TREADLE_CRASH"] = wanted
+    code = f"from treadle.base.crash import point\nfor n in range(4): point({name!r}); print(n, flush=True)"
     done = subprocess.run(
-        [sys.executable, "-c", "from treadle.base.crash import point\n"
-         f"for n in range(4): point({name!r}); print(n, flush=True)"],
+        [sys.executable, "-c", code],
         capture_output=True, env=environment, check=False,
     )
     return done.returncode, len(done.stdout.split())

@@ -304,10 +304,12 @@ class SqliteJournal:
         return connection
 
     def _connect_reader(self) -> sqlite3.Connection:
-        """A reader in a folder that it may not write to: there, SQLite cannot make its `-shm`.
+        """A reader, also where SQLite cannot make its `-shm`: no right to write, or a full disk.
 
-        Without a `-wal` file nothing is going on, and the file alone is the whole journal.
+        Without a `-wal` file nothing is going on and the file alone is the whole journal: it is
+        then read as it is (`immutable`), good for the moments that a command takes.
         """
+        unmade = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
         uri = f"file:{quote(os.fspath(self.path))}?mode=ro"
         for suffix in ("", "&immutable=1"):
             connection = sqlite3.connect(
@@ -319,8 +321,9 @@ class SqliteJournal:
             except sqlite3.OperationalError as error:
                 connection.close()
                 code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-                idle = not os.path.exists(f"{self.path}-wal")
-                if suffix or not idle or code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                log = f"{self.path}-wal"
+                idle = not os.path.exists(log) or os.path.getsize(log) == 0
+                if suffix or not idle or code not in unmade:
                     raise
             else:
                 return connection
