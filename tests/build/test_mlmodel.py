@@ -3,6 +3,7 @@ from __future__ import annotations
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+
 from treadle.build import mlmodel
 
 plain = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text()

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import subprocess
@@ -16,6 +16,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder
+
 from treadle.base.digest import digest_tree
 from treadle.base.errors import PipelineError, Refused
 from treadle.base.spec import ModelSection
@@ -238,7 +239,7 @@ def test_deciding_by_the_key_imports_nothing_heavy() -> None:
 
 
 def test_dates_are_shown_as_iso_texts(tmp_path: Path) -> None:
-    frame = rows().assign(day=[datetime.date(2013, 1, 1 + i % 28) for i in range(60)])
+    frame = rows().assign(day=[dt.date(2013, 1, 1 + i % 28) for i in range(60)])
     encode = ColumnTransformer([("real", "passthrough", ["real"])])
     model = make_pipeline(encode, LogisticRegression()).fit(frame[["real", "day"]], frame["y"])
     package(model, SECTION, frame, tmp_path / "m")

@@ -1,1 +1,1 @@
-""""""
+"""Build: a fitted model becomes a canonical MLflow model directory."""

@@ -114,7 +114,7 @@ def _feature(name: str, column: Any) -> Feature:
         kind = "datetime"
     elif isinstance(dtype, pd.StringDtype):
         kind = "string"
-    elif dtype == object:
+    elif pd.api.types.is_object_dtype(dtype):
         kind = _OBJECTS.get(pd.api.types.infer_dtype(column, skipna=True))
         if kind == "long" and holes:
             kind = "double"

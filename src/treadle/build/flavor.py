@@ -322,8 +322,5 @@ def _pickle_modules(data: bytes) -> set[str]:
             texts.append(str(argument))
         elif opcode.name == "STACK_GLOBAL":
             # The module is one of the texts before; which one memo opcodes may hide.
-            modules.update(
-                t.partition(".")[0] for t in texts if t in sys.modules and t.isidentifier()
-                or "." in t and t in sys.modules
-            )
+            modules.update(t.partition(".")[0] for t in texts if t in sys.modules)
     return modules

@@ -239,7 +239,7 @@ def _json_rows(frame: Any) -> list[list[Any]]:
 
 def _json_value(value: Any) -> Any:
     import base64
-    import datetime
+    import datetime as dt
     import math
 
     import pandas as pd
@@ -250,7 +250,7 @@ def _json_value(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, datetime.date):
+    if isinstance(value, dt.date):
         return value.isoformat()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")

@@ -69,5 +69,5 @@ def _searched(top: str) -> tuple[str, str] | None:
     owners = importlib.metadata.packages_distributions().get(top)
     if not owners:
         return None
-    name = sorted(owners)[0]
+    name = min(owners)
     return name, importlib.metadata.version(name)

@@ -1,1 +1,1 @@
-""""""
+"""Test: metrics, gates, the comparison with the champion, and the verdict."""
