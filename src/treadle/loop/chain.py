@@ -149,23 +149,23 @@ def check_key(project: Project, name: str, snapshot: Snapshot) -> str:
 def look_at_code(chain: Chain, overrides: Sequence[str]) -> None:
     """Which steps must run, from syntax trees and digests alone."""
     project, spec = chain.project, chain.project.spec
-    sources = fingerprint.project(project.folder, spec.pipeline, journal=project.journal)
+    sources = fingerprint.project(project.folder, spec.pipeline)
     wanted = list(dict.fromkeys((spec.model.result, spec.test.holdout)))
     graph = pipeline.build(sources, list(spec.data), wanted)
     chain.graph = graph
     chain.parameters = parameters_of(graph, overrides)
     chain.planned = cache.look(
         graph, project.journal, project.objects, chain.snapshots, chain.parameters,
-        cacheable={name: section.cache for name, section in spec.steps.items()},
+        uncached=[name for name, section in spec.steps.items() if not section.cache],
     )
-    chain.code = digest({step.name: step.code for step in chain.planned})
+    chain.code = graph.code
     for step in chain.planned:
         subject = f"{step.name}()"
         if step.hit is not None:
             chain.add("code", subject, "keep", "nothing it depends on changed")
         else:
-            words = stale.explain_changes(step.before, step.after) if step.after else ()
-            reason = step.reason or (words[0] if words else "an input will change")
+            words = () if step.waits else stale.explain_changes(step.before, step.depends)
+            reason = words[0] if words else step.why
             chain.add("code", subject, "run", reason, words)
 
 
@@ -254,7 +254,7 @@ def model_inputs(chain: Chain) -> list[Result]:
     """The stored results that the model's function took."""
     assert chain.graph is not None
     home = chain.graph.home(chain.project.spec.model.result)
-    found = (chain.result(name) for name in chain.graph.inputs(home))
+    found = (chain.result(name) for name in chain.graph.nodes[home].inputs)
     return [result for result in found if result is not None]
 
 
@@ -325,11 +325,18 @@ def service_reason(chain: Chain) -> str:
     observed, champion = chain.observed, chain.champion
     assert observed is not None
     assert champion is not None
-    target = chain.project.process_target(chain.environment)
-    if observed.status != "ready":
+    if observed.status != "serving":
         return f"release {champion.number} is not running ({observed.status})"
     if observed.release != champion.number:
         return f"release {observed.release} is running, release {champion.number} is champion"
-    if observed.wanted != process.settings(target, chain.project.spec.monitor.capture):
+    if chain.project.journal.get("served", chain.place) != service_settings(chain):
         return "its settings in deploy: or monitor: changed"
     return ""
+
+
+def service_settings(chain: Chain) -> str:
+    """What of the spec a running service was started with, as a digest."""
+    spec = chain.project.spec
+    return digest({"target": to_plain(chain.project.process_target(chain.environment)),
+                   "capture": to_plain(spec.monitor.capture), "trust": spec.trust,
+                   "name": spec.project})

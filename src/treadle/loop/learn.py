@@ -30,7 +30,7 @@ PROFILE_ROWS = 200_000
 def all_parameters(chain: Chain) -> dict[str, Any]:
     """Every hyperparameter of the needed functions by `function.parameter`: defaults and --set."""
     assert chain.graph is not None
-    return {**chain.graph.defaults(), **chain.parameters}
+    return chain.graph.parameters(chain.parameters)
 
 
 def begin_run(chain: Chain, *, by: str, reason: str) -> Run:
@@ -72,7 +72,7 @@ def end_run(chain: Chain, run: Run, *, error: BaseException | None = None) -> Ru
 def used_data(chain: Chain) -> list[str]:
     """The data sets that the pipeline reads."""
     assert chain.graph is not None
-    return [name for name in chain.project.spec.data if name in chain.graph.datasets]
+    return [name for name in chain.project.spec.data if name in chain.graph.used_datasets]
 
 
 def commit_of(folder: Path) -> str | None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treadle.base import clock
+from treadle.base import clock, supervision
 from treadle.base.digest import short
 from treadle.base.errors import TreadleError, Unreachable, UsageError
 from treadle.base.plain import from_plain
 from treadle.base.records import Model, Release, Rollout, Snapshot
 from treadle.clients.journal import Changes
 from treadle.deploy import process
-from treadle.loop.chain import Chain, training_section
+from treadle.loop.chain import Chain, service_settings
 from treadle.loop.project import Project
 
 if TYPE_CHECKING:
@@ -36,24 +36,22 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
                       started=clock.text(clock.now()), status="running")
     key = f"{place}/{rollout.id}"
     project.commit(Changes().put("rollout", key, rollout))
-    section = training_section(chain)
-    extra = (*section.key, *((section.event_time,) if section.event_time else ())) \
-        if section else ()
     try:
-        done = process.roll_out(
-            project.environment_folder(place), target, champion, folder, rollout=rollout,
-            files=model.files, capture=project.spec.monitor.capture, extra=extra,
-            name=project.spec.project, trust_pickle=project.spec.trust == "pickle",
-            report=project.report,
-        )
+        done = replace(process.roll_out(
+            project.environment_folder(place), target, champion.number, folder, environment=place,
+            content=model.content, files=model.files, name=project.spec.project, run=champion.run,
+            capture=project.spec.monitor.capture,
+            trust_pickle=project.spec.trust == "pickle", report=project.report,
+        ), id=rollout.id, started=rollout.started)
     except TreadleError as error:
-        failed = Rollout(**{**vars(rollout), "status": "failed", "error": error.message,
-                            "ended": clock.text(clock.now())})
+        failed = replace(rollout, status="failed", error=error.message,
+                         ended=clock.text(clock.now()))
         project.commit(Changes().put("rollout", key, failed).decide(project.decision(
             "deploy", place, f"release {champion.number}", "failed", "service runs the champion",
             error.message, {"release": champion.number, "rollout": rollout.id}, by)))
         raise
-    project.commit(Changes().put("rollout", key, done).decide(project.decision(
+    project.commit(Changes().put("rollout", key, done).put(
+        "served", place, service_settings(chain)).decide(project.decision(
         "deploy", place, f"release {champion.number}", "done", "service runs the champion",
         f"release {champion.number} answers at {done.address} as instance {done.instance}",
         {"release": champion.number, "rollout": rollout.id, "instance": done.instance,
@@ -106,7 +104,7 @@ def status(project: Project, environment: str) -> Status:
                   + (f" at {observed.address}" if observed.address else "")))
     if observed.restarts:
         attention.append(f"the model server was restarted {observed.restarts} times: treadle logs")
-    if champion and observed.status != "ready":
+    if champion and observed.status != "serving":
         attention.append(f"release {champion.number} is not served ({observed.status}): "
                          f"treadle up --env {environment}")
     decisions = project.journal.ledger(place, limit=1)
@@ -121,8 +119,8 @@ def status(project: Project, environment: str) -> Status:
     next_ = "treadle up" if champion is None else (
         "treadle plan" if not attention else attention[0].rpartition(": ")[2])
     return Status(project.spec.project, environment, tuple(lines), tuple(attention),
-                  champion.number if champion else None, observed.status, observed.address,
-                  champion is not None and observed.status == "ready", turned_by, pending, next_)
+                  champion.number if champion else None, observed.status, observed.address or "",
+                  champion is not None and observed.status == "serving", turned_by, pending, next_)
 
 
 def _champion_line(project: Project, champion: Release | None) -> str:
@@ -144,7 +142,7 @@ def _turner(project: Project, place: str) -> str:
         if holder is not None:
             return f"{holder} (now)"
     seen = project.journal.get("watcher", place)
-    if seen and process.alive(seen["pid"], seen["process_started"]):
+    if seen and supervision.start_of(seen["pid"]) == seen["process_started"] != "":
         return f"`treadle up --watch`, process {seen['pid']}, last looked {seen['at'][:16]}Z"
     return "nothing turns this loop (treadle up --watch, or treadle service install)"
 
@@ -203,7 +201,7 @@ def predict(
     from treadle.deploy import client
 
     observed = process.observe(project.environment_folder(project.spec.place(environment)))
-    if observed.status != "ready":
+    if observed.address is None or observed.status != "serving":
         raise Unreachable(f"no service of `{environment}` answers ({observed.status})",
                           hint=f"treadle up --env {environment}")
     if file is not None:
@@ -338,7 +336,6 @@ def down(project: Project, environment: str) -> str:
     """Stop the environment's service after it finished what is in flight."""
     place = project.spec.place(environment)
     folder = project.environment_folder(place)
-    if process.observe(folder).status == "down":
+    if not process.stop(folder):
         return f"{place} is not running"
-    process.stop(folder)
     return f"{place} is down; its releases, records and captured traffic stay"

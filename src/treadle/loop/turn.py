@@ -108,7 +108,7 @@ def combinations(project: Project, overrides: Sequence[str]) -> list[list[str]]:
     from treadle.code import fingerprint, pipeline
 
     spec = project.spec
-    sources = fingerprint.project(project.folder, spec.pipeline, journal=project.journal)
+    sources = fingerprint.project(project.folder, spec.pipeline)
     graph = pipeline.build(sources, list(spec.data), [spec.model.result, spec.test.holdout])
     import json
 

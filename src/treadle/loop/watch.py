@@ -1,0 +1,483 @@
+"""The return half of the loop: traffic → windows → findings → retrain or not; truth handed in.
+
+`monitor` looks once; `watch` looks again and again and turns when the rule says so.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from treadle.base import clock, segments, supervision
+from treadle.base.clock import duration_s
+from treadle.base.errors import TreadleError, UsageError
+from treadle.base.plain import from_plain
+from treadle.base.records import Finding, Model, Release, Window
+from treadle.clients.journal import Changes
+from treadle.deploy import process
+from treadle.loop import baseline
+from treadle.loop.project import Project
+from treadle.plan import trigger
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """What a look at the traffic found."""
+
+    windows: tuple[Window, ...]
+    """The newest closed windows, oldest first."""
+    findings: tuple[Finding, ...]
+    """Of these windows."""
+    new_windows: tuple[Window, ...]
+    judged: tuple[Window, ...]
+    """Windows whose truth was looked at now."""
+    new_findings: tuple[Finding, ...]
+    answer: str
+    """Retrain? yes, no or approval."""
+    words: str
+    decided: bool
+    """Whether this look was written to the ledger (nothing new: no new entry)."""
+    next: str
+
+
+def monitor(project: Project, environment: str, *, limit: int = 8) -> Monitored:
+    """Close windows, examine them, judge what truth has matured, decide on a retraining."""
+    place = project.spec.place(environment)
+    new_windows = _advance(project, place)
+    found = _examine_traffic(project, place, new_windows)
+    judged, quality_found = _judge(project, place)
+    answer, decided = _decide(project, place, changed=bool(new_windows or judged))
+    stored = [from_plain(Window, value) for _, value in
+              project.journal.list("window", f"{place}/", newest_first=True, limit=limit)]
+    windows = tuple(reversed(stored))
+    ids = {window.id for window in windows}
+    findings = tuple(
+        finding for finding in _findings(project, place) if finding.window in ids
+    )
+    next_ = {"yes": "treadle up", "approval": "treadle approve retrain --reason …",
+             "no": "treadle status"}[answer.answer]
+    return Monitored(windows, findings, tuple(new_windows), tuple(judged),
+                     (*found, *quality_found), answer.answer, answer.words, decided, next_)
+
+
+# ---- windows -------------------------------------------------------------------------------------
+
+
+def _advance(project: Project, place: str) -> list[Window]:
+    """Close the windows that are due: blobs, records and the cursor in one commit."""
+    from treadle.monitor import window as windows
+
+    folder = process.capture_folder(project.environment_folder(place))
+    stored = project.journal.get("monitor", place) or {}
+    cursor = stored.get("cursor") or {}
+    rollouts = project.journal.list("rollout", f"{place}/", limit=1)
+    if not rollouts:
+        return []
+    now = clock.now()
+    if not _due(project, cursor, now):
+        return []
+    records, after = segments.read_new(folder, cursor.get("segments"))
+    opened = stored.get("open")
+    section = _section(project)
+    done = windows.advance(
+        records, place, project.spec.monitor, section.event_time if section else None,
+        section.key if section else (), cursor, now,
+        open_rows=windows.decode(project.objects.read(opened)) if opened else None,
+        segments=after, since=clock.parse(rollouts[0][1]["started"]),
+    )
+    changes = Changes()
+    for closed in done.windows:
+        assert project.objects.put_bytes(closed.blob) == closed.window.content
+        changes.put("window", window_key(closed.window), closed.window)
+    open_digest = project.objects.put_bytes(windows.encode(done.open_rows)) \
+        if done.open_rows.num_rows else None
+    changes.put("monitor", place, {"cursor": done.cursor, "open": open_digest})
+    project.commit(changes)
+    return [closed.window for closed in done.windows]
+
+
+def _due(project: Project, cursor: Any, now: datetime.datetime) -> bool:
+    """Whether a window may close by now: until then the segments can wait where they are."""
+    begins = cursor.get("begins")
+    if not begins:
+        return True
+    length = duration_s(project.spec.monitor.window)
+    return now >= clock.parse(begins) + datetime.timedelta(seconds=length)
+
+
+def window_key(window: Window) -> str:
+    """The journal's key of a window; sorts by time."""
+    return f"{window.environment}/{window.start}/{window.id}"
+
+
+def _section(project: Project) -> Any:
+    name = project.spec.training_data()
+    return project.spec.data[name] if name else None
+
+
+def _examine_traffic(project: Project, place: str, fresh: Sequence[Window]) -> list[Finding]:
+    from treadle.monitor import drift, findings, quality
+    from treadle.monitor import window as windows
+
+    found: list[Finding] = []
+    for window in fresh:
+        release = _last_release(project, place, window)
+        model = from_plain(Model, project.journal.get("model", release.model))
+        known = baseline.read(project.objects, project.journal, release.model)
+        table = windows.decode(project.objects.read(window.content))
+        found += findings.look_at_traffic(
+            window, drift.with_answers(table, project.spec.model.task, model.classes),
+            section=project.spec.monitor, now=clock.now(), columns=list(model.features),
+            training=known["profile"] if known else None,
+            placebo=known["placebo"] if known else None,
+            block_s=quality.block_seconds(project.spec.test.blocks, project.spec.monitor),
+        )
+    _keep(project, place, found)
+    return found
+
+
+def _last_release(project: Project, place: str, window: Window) -> Release:
+    number = max(window.releases) if window.releases else None
+    if number is None:
+        champion = project.champion(place)
+        assert champion is not None
+        return champion
+    return project.release(place, number)
+
+
+def _keep(project: Project, place: str, found: Sequence[Finding]) -> None:
+    if found:
+        changes = Changes()
+        for finding in found:
+            changes.put("finding", f"{place}/{finding.id}", finding)
+        project.commit(changes)
+
+
+def _findings(project: Project, place: str) -> list[Finding]:
+    return [from_plain(Finding, v) for _, v in project.journal.list("finding", f"{place}/")]
+
+
+# ---- truth ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HandedIn:
+    """Truth that was taken in."""
+
+    rows: int
+    total: int
+    words: str
+
+
+def hand_in_truth(project: Project, environment: str, file: Path) -> HandedIn:
+    """`treadle truth FILE`: the label and the key (or prediction_id) of each row."""
+    from treadle.data.load import read_file
+
+    return add_truth(project, environment, read_file(file), source=str(file))
+
+
+def add_truth(project: Project, environment: str, frame: Any, *, source: str = "") -> HandedIn:
+    """Take in what became known later: a frame or an Arrow table with label and key."""
+    from treadle.monitor import truth
+    from treadle.monitor.window import encode
+
+    place = project.spec.place(environment)
+    table, by = truth.normalise(frame, _truth_key(project), project.spec.model.label,
+                                _known_at(project))
+    if not table.num_rows:
+        raise UsageError(f"{source or 'the truth'} has no rows", hint="nothing was taken in")
+    blob = project.objects.put_bytes(encode(table))
+    held = [value for _, value in project.journal.list("truth_part", f"{place}/")]
+    same = [part for part in held if part["content"] == blob]
+    if not same:
+        project.commit(Changes().put("truth_part", f"{place}/{clock.ulid()}", {
+            "content": blob, "rows": table.num_rows, "by": list(by), "source": source,
+            "at": clock.text(clock.now())}))
+    total = sum(part["rows"] for part in held) + (0 if same else table.num_rows)
+    words = (f"took in the truth of {table.num_rows:,} rows, joined by {', '.join(by)}"
+             if not same else f"these {table.num_rows:,} rows were taken in before")
+    return HandedIn(table.num_rows, total, f"{words}; {total:,} rows of truth in all")
+
+
+def _truth_key(project: Project) -> tuple[str, ...]:
+    section = project.spec.monitor.truth
+    if section is not None and project.spec.data[section.data].key:
+        return project.spec.data[section.data].key
+    data = _section(project)
+    return data.key if data and data.key else ("prediction_id",)
+
+
+def _known_at(project: Project) -> str | None:
+    section = project.spec.monitor.truth
+    return project.spec.data[section.data].event_time if section is not None else None
+
+
+def _truth_tables(project: Project, place: str) -> dict[tuple[str, ...], Any]:
+    """All truth known, by the key that it is joined by: the data set's files and what was handed in."""
+    import pyarrow as pa
+
+    from treadle.data import load
+    from treadle.loop import datasets
+    from treadle.monitor import truth
+    from treadle.monitor.window import decode
+
+    parts: dict[tuple[str, ...], list[Any]] = {}
+    section = project.spec.monitor.truth
+    if section is not None:
+        snapshot = datasets.take_one(project, section.data)
+        for table in load.arrow_parts(snapshot, project.objects):
+            normal, by = truth.normalise(table, _truth_key(project), project.spec.model.label,
+                                         _known_at(project))
+            parts.setdefault(by, []).append(normal)
+    for _, part in project.journal.list("truth_part", f"{place}/"):
+        parts.setdefault(tuple(part["by"]), []).append(decode(project.objects.read(part["content"])))
+    return {by: pa.concat_tables(tables, promote_options="permissive")
+            for by, tables in parts.items()}
+
+
+def _judge(project: Project, place: str) -> tuple[list[Window], list[Finding]]:
+    """Judge windows whose truth has matured: quality, coverage, decay."""
+    from treadle.monitor import findings, quality
+    from treadle.monitor import window as windows
+
+    spec = project.spec
+    now = clock.now()
+    waiting = []
+    for key, value in project.journal.list("window", f"{place}/"):
+        if project.journal.get("judged", key) is None:
+            window = from_plain(Window, value)
+            if window.rows and now >= findings.matures_at(window, spec.monitor):
+                waiting.append(window)
+    if not waiting:
+        return [], []
+    tables = _truth_tables(project, place)
+    if not tables:
+        return [], []
+    champion = project.champion(place)
+    assert champion is not None
+    done: list[Window] = []
+    found: list[Finding] = []
+    for window in waiting:
+        release = _last_release(project, place, window)
+        model = from_plain(Model, project.journal.get("model", release.model))
+        known = baseline.read(project.objects, project.journal, release.model)
+        judged, coverage = _join(project, window, tables, model, now, None)
+        probabilities = _probabilities(windows.decode(project.objects.read(window.content)))
+        measures = baseline.metrics(spec.model.task, model.classes, probabilities=probabilities)
+        realised = quality.values(judged, measures) if len(judged) else {}
+        done.append(windows.with_quality(window, coverage=coverage.share, realised=realised))
+        since = _judged_since(project, place, window, release, tables, model, now)
+        if len(since):
+            found += findings.look_at_quality(
+                window, section=spec.monitor, now=now, coverage=coverage, judged=since,
+                release_quality={
+                    name: quality.Measured(**value) for name, value in known["quality"].items()
+                } if known else {},
+                measures=measures,
+            )
+    changes = Changes()
+    for window in done:
+        changes.put("window", window_key(window), window)
+        changes.put("judged", window_key(window), clock.text(now))
+    for finding in found:
+        changes.put("finding", f"{place}/{finding.id}", finding)
+    project.commit(changes)
+    return done, found
+
+
+def _probabilities(table: Any) -> bool:
+    import pyarrow as pa
+
+    names = [n for n in table.column_names if n == "prediction" or n.startswith("prediction_0")]
+    return bool(names) and pa.types.is_floating(table[names[0]].type)
+
+
+def _judged_since(
+    project: Project, place: str, last: Window, release: Release, tables: Any, model: Model,
+    now: datetime.datetime,
+) -> Any:
+    """All judged rows of `release` up to the window `last`."""
+    from treadle.monitor import quality
+
+    parts = []
+    for _, value in project.journal.list("window", f"{place}/"):
+        window = from_plain(Window, value)
+        if release.number in window.releases and window.start <= last.start and window.rows:
+            judged, _ = _join(project, window, tables, model, now, [release.number])
+            if len(judged):
+                parts.append(judged)
+    if not parts:
+        judged, _ = _join(project, last, tables, model, now, [release.number])
+        return judged
+    return quality.concatenate(parts)
+
+
+def _join(
+    project: Project, window: Window, tables: Any, model: Model, now: datetime.datetime,
+    releases: Sequence[int] | None,
+) -> tuple[Any, Any]:
+    """The window's judged rows and its coverage, by whichever key of truth covers most."""
+    from treadle.monitor import quality, truth
+    from treadle.monitor import window as windows
+
+    spec = project.spec
+    matures = duration_s(spec.monitor.truth.matures) if spec.monitor.truth else 0.0
+    matured_before = now - datetime.timedelta(seconds=matures)
+    table = windows.decode(project.objects.read(window.content))
+    section = _section(project)
+    best: tuple[Any, Any] | None = None
+    for by, known in tables.items():
+        joined, coverage = truth.join(
+            table, known, by, matured_before, known_by=now,
+            by_event_time=bool(section and section.event_time),
+        )
+        if best is None or coverage.covered > best[1].covered:
+            best = joined, coverage
+    assert best is not None
+    block_s = quality.block_seconds(spec.test.blocks, spec.monitor)
+    return quality.judged(best[0], spec.model.task, model.classes, block_s,
+                          releases=releases), best[1]
+
+
+# ---- retrain? ------------------------------------------------------------------------------------
+
+
+def _decide(
+    project: Project, place: str, *, changed: bool
+) -> tuple[trigger.RetrainAnswer, bool]:
+    """Ask the rule; write the answer to the ledger when a look found something or it changed."""
+    evidence = evidence_of(project, place)
+    answer = trigger.decide(evidence, project.spec.retrain)
+    last = project.journal.get("retrain", place) or {}
+    news = changed or last.get("answer") != answer.answer
+    if answer.answer == "approval" and last.get("answer") == "approval":
+        news = False
+    if not news:
+        return answer, False
+    decision = project.decision(
+        "retrain", place, "retraining", answer.answer, "retrain", answer.words,
+        {**answer.evidence, "reasons": list(answer.reasons), "brakes": list(answer.brakes)},
+    )
+    value = {"answer": answer.answer, "words": answer.words, "at": decision.at, "id": decision.id}
+    changes = Changes().put("retrain", place, value).decide(decision)
+    if answer.answer == "yes":
+        changes.put("retrain_yes", place, decision.at)
+        changes.delete("approval", f"retrain {place}")
+    project.commit(changes)
+    return answer, True
+
+
+def evidence_of(project: Project, place: str) -> trigger.RetrainEvidence:
+    """All that the retraining rule looks at, now."""
+    from treadle.monitor import findings
+
+    now = clock.now()
+    last = last_training(project, place)
+    since = clock.parse(last["started"]) if last else None
+    told = findings.evidence(_findings(project, place), now, since=since,
+                             section=project.spec.monitor)
+    yes = project.journal.get("retrain_yes", place)
+    approval = project.journal.get("approval", f"retrain {place}")
+    pending = project.journal.get("retrain", place)
+    new_rows, data_changed = _new_data(project, last)
+    return trigger.RetrainEvidence(
+        now=now, last_turn=since, last_yes=clock.parse(yes) if yes else None,
+        new_labelled_rows=new_rows,
+        decay=tuple(trigger.Alarm(**alarm) for alarm in told["decay"]),
+        drift=tuple(trigger.Alarm(**alarm) for alarm in told["drift"]),
+        approval=approval["id"] if approval else None,
+        pending=pending["id"] if pending and pending["answer"] == "approval" else None,
+        data_changed=data_changed,
+    )
+
+
+def last_training(project: Project, place: str) -> Any:
+    """The newest run of this place that came to an end with a verdict."""
+    for _, run in project.journal.list("run", newest_first=True):
+        if run["status"] == "FINISHED" and run["verdict"] and \
+                project.spec.place(run["environment"]) == place:
+            return run
+    return None
+
+
+def _new_data(project: Project, last: Any) -> tuple[int, bool]:
+    """Rows that the last training did not see, and whether its data changed at all."""
+    from treadle.data import snapshot as snapshots
+
+    if last is None:
+        return 0, True
+    rows, changed = 0, False
+    for name, digest in last["snapshots"].items():
+        if name not in project.spec.data:
+            continue
+        now = snapshots.take(
+            name, project.spec.data[name], project.folder, project.journal, project.objects,
+            Changes(), project.report, dry=True, environ=project.environ,
+        )
+        if now.digest != digest:
+            changed = True
+            before = snapshots.by_digest(digest, project.journal)
+            rows += max(0, now.rows - before.rows) if before else 0
+    return rows, changed
+
+
+# ---- up --watch ----------------------------------------------------------------------------------
+
+
+def watch(project: Project, environment: str, interval_s: float) -> int:
+    """Look every `interval_s` seconds and turn when the rule says so; ends on interrupt.
+
+    The first look turns once if there is no champion yet. A turn that fails is reported and the
+    loop goes on: the champion keeps serving.
+    """
+    import time
+
+    from treadle.loop import batch
+    from treadle.loop.turn import up
+
+    place = project.spec.place(environment)
+    project.report(f"watching {place} every {interval_s:g} s; stop with Ctrl-C", phase="watch")
+    if project.champion(place) is None:
+        up(project, environment, reason="nothing was released yet", by="treadle")
+    while True:
+        project.commit(Changes().put("watcher", place, {
+            "pid": os.getpid(), "process_started": supervision.start_of(os.getpid()),
+            "at": clock.text(clock.now())}))
+        try:
+            _keep_serving(project, place)
+            found = monitor(project, environment)
+            for finding in found.new_findings:
+                if finding.alarm:
+                    project.report(finding.text, warning=True)
+            if found.decided:
+                project.report(f"retrain? {found.answer}: {found.words}", phase="monitor")
+            if found.answer == "yes":
+                done = up(project, environment, reason=found.words, by="treadle")
+                project.report(f"the turn ended: {'; '.join(done.notes) or 'promoted'}")
+            for name in project.spec.deploy:
+                if project.batch_target(name) is not None and project.spec.place(name) == place \
+                        and batch.due(project, name, clock.now()):
+                    up(project, name, reason="its schedule", by="treadle")
+        except TreadleError as error:
+            project.report(error.message, warning=True)
+        time.sleep(interval_s)
+
+
+def _keep_serving(project: Project, place: str) -> None:
+    """A service that is down though a release is champion is started again."""
+    from treadle.loop.chain import Chain, service_wanted
+    from treadle.loop.service import roll_out
+
+    champion = project.champion(place)
+    if champion is None:
+        return
+    chain = Chain(project, place, champion=champion,
+                  observed=process.observe(project.environment_folder(place)))
+    if chain.observed is not None and chain.observed.status in ("absent", "down", "failed") \
+            and service_wanted(chain):
+        with project.require_state().turn_lock("treadle up --watch", True, project.report):
+            roll_out(chain, by="treadle")
