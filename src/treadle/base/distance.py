@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def psi(expected: Sequence[float], actual: Sequence[float]) -> float:
@@ -46,7 +51,9 @@ def ks_from_counts(expected: Sequence[float], actual: Sequence[float]) -> float:
     )
 
 
-def _pair(expected: Sequence[float], actual: Sequence[float]):  # type: ignore[no-untyped-def]
+def _pair(
+    expected: Sequence[float], actual: Sequence[float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     import numpy as np
 
     left, right = np.asarray(expected, dtype=float), np.asarray(actual, dtype=float)

@@ -1,1 +1,1 @@
-""""""
+"""Data sets: sources, snapshots, frames, checks, profiles and differences."""
