@@ -186,15 +186,22 @@ def capture_folder(env_folder: Path) -> Path:
 # ---- how -----------------------------------------------------------------------------------------
 
 
+_started: list[subprocess.Popen[bytes]] = []
+"""Supervisors that this process started: kept, so that one that ends is waited for (no zombie)."""
+
+
 def _spawn(env_folder: Path, listener: socket.socket) -> subprocess.Popen[bytes]:
     """The supervisor, in a session of its own: the terminal's end is not its end."""
+    _started[:] = [process for process in _started if process.poll() is None]
     with (env_folder / supervision.LOG).open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-P", "-m", "treadle.operate", "supervise",
              str(env_folder.resolve()), "--fd", str(listener.fileno())],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=env_folder,
             pass_fds=(listener.fileno(),), start_new_session=True,
         )  # fmt: skip
+    _started.append(process)
+    return process
 
 
 def _await(

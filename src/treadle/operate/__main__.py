@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from treadle.base.errors import TreadleError, UsageError
+from treadle.base.errors import StateCorrupt, TreadleError, UsageError
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
 
@@ -126,7 +126,10 @@ def _serve(options: argparse.Namespace, told: _Status) -> int:
         files = json.loads(Path(options.files).read_text(encoding="utf-8"))
     loaded = model.load(Path(options.model), files=files, trust_pickle=options.trust_pickle)
     if options.content and loaded.content and options.content != loaded.content:
-        raise UsageError(f"--content says {options.content}, the directory is {loaded.content}")
+        raise StateCorrupt(
+            f"the model directory is not what was released: wanted {options.content}, "
+            f"found {loaded.content}"
+        )
     identity = plane.Identity(
         options.environment, options.release, options.instance or secrets.token_hex(4),
         options.name, options.content or loaded.content, options.run,

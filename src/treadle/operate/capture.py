@@ -7,7 +7,7 @@ cap per minute and what the disk refuses is dropped and counted.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import logging
 import random
 import threading
@@ -31,7 +31,7 @@ class Taken:
     """One answered request, not yet turned into a record."""
 
     id: str
-    at: datetime.datetime
+    at: dt.datetime
     latency_ms: float
     rows: int
     data: Any

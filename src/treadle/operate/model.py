@@ -22,7 +22,7 @@ from treadle.operate import signature as signatures
 from treadle.operate.signature import Signature, Values, WrongInput
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas as pd
 
 Array = np.ndarray[Any, Any]
 
@@ -74,7 +74,7 @@ class LoadedModel:
         return self.signature.features
 
     def predict(
-        self, data: pandas.DataFrame | Array | Mapping[str, Values]
+        self, data: pd.DataFrame | Array | Mapping[str, Values]
     ) -> Array:
         """Predictions, one row (or one value) a row, of a frame, a matrix or columns by name.
 
@@ -88,7 +88,7 @@ class LoadedModel:
         wanted = "prob" if "proba" in self.function else ""
         return next((v for name, v in outputs.items() if wanted in name), next(iter(outputs.values())))
 
-    def predict_frame(self, frame: pandas.DataFrame) -> Array:
+    def predict_frame(self, frame: pd.DataFrame) -> Array:
         """The same as `predict`, by the name that the gates use."""
         return self.predict(frame)
 
@@ -126,14 +126,14 @@ class LoadedModel:
         return outputs[0].name if named else self.function
 
     def _columns(self, query: Query) -> Prepared:
-        import pandas
+        import pandas as pd
 
         fields = self.signature.inputs
         columns = query.columns
         if columns is None:
             columns = _named(query, [f.name for f in fields])
         if not fields:  # no signature: what comes is what the model sees
-            frame = pandas.DataFrame(dict(columns))
+            frame = pd.DataFrame(dict(columns))
             return Prepared(frame, query.rows, params=query.params)
         missing = [f.name for f in fields if f.required and f.name not in columns]
         if missing and query.rows:
@@ -147,7 +147,7 @@ class LoadedModel:
         names = set(self.features)
         extra = {name: values for name, values in columns.items() if name not in names}
         # copy=False: every column is ours; pandas still may not alias what the client sent.
-        frame = pandas.DataFrame(converted, copy=False)
+        frame = pd.DataFrame(converted, copy=False)
         return Prepared(frame, query.rows, extra, query.params)
 
     def _tensors(self, query: Query) -> Any:
@@ -171,7 +171,7 @@ class LoadedModel:
         return next(iter(tensors.values())) if len(fields) == 1 else tensors
 
 
-def query_of(data: pandas.DataFrame | Array | Mapping[str, Values]) -> Query:
+def query_of(data: pd.DataFrame | Array | Mapping[str, Values]) -> Query:
     """A query from what a Python caller has."""
     if isinstance(data, np.ndarray):
         return Query(len(data), tensors={"": data})

@@ -88,6 +88,7 @@ class _CaptureCollector(Collector):
         self._plane = plane
 
     def collect(self) -> Iterable[Metric]:
+        """Counters that the capture keeps itself."""
         capture = self._plane.capture
         if capture is None:
             return
@@ -374,7 +375,7 @@ class Server(uvicorn.Server):
         # One round at least: a connection accepted a moment ago is not in the set yet.
         await asyncio.sleep(0.05)
         while self.server_state.connections and clock.elapsed() < until:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # noqa: ASYNC110 - uvicorn keeps a set, no event
         await super().shutdown(sockets)
 
 

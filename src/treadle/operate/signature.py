@@ -27,7 +27,7 @@ import numpy as np
 from treadle.base.errors import TreadleError
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas as pd
 
 Values = Sequence[Any] | np.ndarray[Any, Any]
 
@@ -213,10 +213,10 @@ def _in_range(name: str, kind: str, whole: np.ndarray[Any, Any]) -> np.ndarray[A
 
 
 def _texts(values: list[Any]) -> Any:
-    import pandas
+    import pandas as pd
 
-    if int(pandas.__version__.split(".")[0]) >= 3:
-        return pandas.array(values, dtype="str")
+    if int(pd.__version__.split(".")[0]) >= 3:
+        return pd.array(values, dtype="str")
     return _objects(values)
 
 
@@ -228,15 +228,15 @@ def _objects(values: Sequence[Any]) -> np.ndarray[Any, Any]:
 
 
 def _times(name: str, values: list[Any]) -> Any:
-    import datetime
+    import datetime as dt
 
-    import pandas
+    import pandas as pd
 
     for row, value in enumerate(values):
-        if not isinstance(value, str | datetime.date | np.datetime64 | _NONE | pandas.Timestamp):
+        if not isinstance(value, str | dt.date | np.datetime64 | _NONE | pd.Timestamp):
             raise WrongInput(f"{name}, row {row}", "a datetime (ISO 8601 text)", _word(value))
     try:
-        times = pandas.to_datetime(pandas.Series(values, dtype=object), utc=True, format="ISO8601")
+        times = pd.to_datetime(pd.Series(values, dtype=object), utc=True, format="ISO8601")
         return times.dt.tz_localize(None).to_numpy().astype("datetime64[ns]")
     except (ValueError, TypeError, OverflowError):
         raise WrongInput(name, "datetimes (ISO 8601 texts)", "a text that is none") from None
@@ -275,18 +275,18 @@ def _convert_array(name: str, kind: str, values: np.ndarray[Any, Any]) -> Any:
     return convert(name, kind, values.tolist())
 
 
-def frame_columns(frame: pandas.DataFrame) -> dict[str, Values]:
+def frame_columns(frame: pd.DataFrame) -> dict[str, Values]:
     """A frame's columns as values that `convert` takes (extension types as objects, None missing).
 
     Nullable integers, categories, time zones and strings arrive here as the test and batch scoring
     read them from Parquet.
     """
-    import pandas
+    import pandas as pd
 
     columns: dict[str, Values] = {}
     for position, name in enumerate(frame.columns):
         series = frame.iloc[:, position]
-        if isinstance(series.dtype, pandas.DatetimeTZDtype):
+        if isinstance(series.dtype, pd.DatetimeTZDtype):
             columns[str(name)] = series.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()
         elif isinstance(series.dtype, np.dtype) and series.dtype.kind in "biufM":
             columns[str(name)] = series.to_numpy()

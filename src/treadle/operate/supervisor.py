@@ -13,7 +13,7 @@ Only the standard library is imported: the supervisor stays small.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import fcntl
 import json
 import os
@@ -53,7 +53,7 @@ class _Log:
             pass  # a full disk must not stop the service
 
     def say(self, text: str) -> None:
-        moment = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S")  # noqa: DTZ005 - as the server's lines
+        moment = dt.datetime.now().strftime("%Y-%m-%d %H:%M:%S")  # noqa: DTZ005 - as the server's lines
         self.write(f"{moment} INFO supervisor: {text}\n".encode())
 
     def _rotate(self) -> None:
@@ -371,7 +371,7 @@ class Supervisor:
 
 def _real_now() -> str:
     """The machine's own time: since when something runs is no matter of the replayed clock."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def run(folder: Path, descriptor: int) -> int:
