@@ -28,7 +28,7 @@ from treadle.clients.tracking import (
     windows_message,
 )
 
-from .tracking_help import SNAPSHOT, a_model, a_release, a_run, a_verdict
+from .tracking_help import SNAPSHOT, SPEC, a_model, a_release, a_run, a_verdict
 
 pytest.importorskip("mlflow")
 
@@ -53,9 +53,9 @@ def told(tmp_path_factory):
             .tell(run_message(a_run(status="RUNNING", ended=None, metrics={}), (), None, None))
             .tell(run_message(a_run(model=model.digest), [SNAPSHOT], model, verdict))
             .tell(killed_message(a_run("R2"), "2026-01-02T00:00:00Z"))
-            .tell(release_message(release, model, verdict, project="flights"))
-            .tell(alias_message(project="flights", environment="local", default=True,
-                                champion=(release, model)))
+            .put("run", "R1", a_run())
+            .tell(release_message(release, model, verdict))
+            .add(alias(release, model))
         )
         assert delivery(state.journal).pending == 5
         assert spawn_recorder(state) is not None
@@ -82,6 +82,16 @@ def state(told, tmp_path, monkeypatch):
             changes.put("mlflow", key.replace(target(told[0]), target(tmp_path)), value)
         opened.journal.commit(changes)
         yield opened
+
+
+def alias(release, model) -> Changes:
+    """The records of a release and its model, and the message that it is champion."""
+    return (
+        Changes()
+        .put("release", f"{release.environment}/{release.number:06}", release)
+        .put("model", model.digest, model)
+        .tell(alias_message(SPEC, release.environment, release.number, model.digest))
+    )
 
 
 def client_of(state):
@@ -168,8 +178,7 @@ def test_delivered_twice_is_delivered_once(state, told):
         Changes()
         .tell(run_message(a_run(model=model.digest), [SNAPSHOT], model, verdict))
         .tell(release_message(release, model, verdict, project="flights"))
-        .tell(alias_message(project="flights", environment="local", default=True,
-                            champion=(release, model)))
+        .add(alias(release, model))
     )
     state.journal.commit(again)
     drain(state)
@@ -193,8 +202,7 @@ def test_an_alias_that_a_person_moved_is_a_conflict_and_stays_where_it_is(state,
     one, two = (a_release(model), model), (a_release(second, 2), second)
 
     def promote(champion):
-        state.journal.commit(Changes().tell(alias_message(
-            project="flights", environment="local", default=True, champion=champion)))
+        state.journal.commit(alias(*champion))
         drain(state)
         return str(client.get_model_version_by_alias("flights", "champion").version)
 
@@ -203,7 +211,7 @@ def test_an_alias_that_a_person_moved_is_a_conflict_and_stays_where_it_is(state,
     drain(state)
     (conflict,) = delivery(state.journal).conflicts
     assert (conflict["ours_release"], conflict["theirs_release"]) == (2, 1)
-    assert "by hand" in conflict["text"]
+    assert "by hand" in conflict["words"]
     assert "back to version 2" in conflict["ways_out"][0]
     assert "treadle rollback 1" in conflict["ways_out"][1]
     # A later promotion does not overwrite it either.
@@ -224,22 +232,22 @@ def test_an_alias_that_a_person_moved_is_a_conflict_and_stays_where_it_is(state,
     # Removing an alias is moving it, too.
     client.delete_registered_model_alias("flights", "champion")
     drain(state)
-    assert "removed" in delivery(state.journal).conflicts[0]["text"]
+    assert "removed" in delivery(state.journal).conflicts[0]["words"]
 
 
 def test_another_environment_has_aliases_of_its_own(state, told):
     _, model, _ = told
     release = a_release(model, 1, environment="production")
-    state.journal.commit(Changes().tell(alias_message(
-        project="flights", environment="production", default=False,
-        champion=(release, model), challenger=(release, model))))
+    both = (1, model.digest)
+    state.journal.commit(
+        alias(release, model).tell(alias_message(SPEC, "production", *both, challenger=both))
+    )
     drain(state)
     aliases = client_of(state).get_registered_model("flights").aliases
     assert {k: str(v) for k, v in aliases.items()} == {
         "champion": "1", "champion-production": "1", "challenger-production": "1"
     }
-    state.journal.commit(Changes().tell(alias_message(
-        project="flights", environment="production", default=False, champion=(release, model))))
+    state.journal.commit(Changes().tell(alias_message(SPEC, "production", *both)))
     drain(state)
     assert "challenger-production" not in client_of(state).get_registered_model("flights").aliases
 
@@ -305,8 +313,7 @@ def test_a_replaced_database_is_filled_anew_and_is_no_conflict(state, told):
     state.journal.commit(
         Changes()
         .tell(release_message(release, model, verdict, project="flights"))
-        .tell(alias_message(project="flights", environment="local", default=True,
-                            champion=(release, model)))
+        .add(alias(release, model))
     )
     drain(state)
     assert str(client_of(state).get_model_version_by_alias("flights", "champion").version) == "1"

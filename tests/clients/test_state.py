@@ -48,7 +48,7 @@ def test_results_without_a_journal_are_not_taken_for_a_new_state(tmp_path):
 
 
 def test_a_network_file_system_is_refused_with_the_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "file_system", lambda folder, ask: "nfs4")
+    monkeypatch.setattr(module, "file_system", lambda folder, ask=True: "nfs4")
     with pytest.raises(StateError, match=r"network file system \(nfs4\)") as error:
         State.open(tmp_path, create=True)
     assert "TREADLE_STATE=" in error.value.hint
@@ -79,6 +79,23 @@ def test_environment_folders_take_plain_names_only(tmp_path):
         for name in ("", "../x", "a/b", ".hidden"):
             with pytest.raises(UsageError):
                 state.environment_folder(name)
+
+
+def test_sweep_keeps_the_models_that_are_needed(tmp_path):
+    with State.open(tmp_path, create=True) as state:
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "MLmodel").write_text(name)
+        one, two = (state.objects.put_tree(tmp_path / name)[0] for name in ("one", "two"))
+        kept, gone = state.model_folder(one), state.model_folder(two)
+        old, young = kept.parent / ".x.building", kept.parent / ".y.building"
+        old.mkdir()
+        young.mkdir()
+        os.utime(old, (1, 1))
+        assert state.sweep({one}) == 2
+        assert sorted(kept.parent.iterdir()) == sorted([kept, young])
+        assert not gone.exists()
+        assert state.model_folder(two).is_dir(), "it can be made again"
 
 
 def test_tracebacks_are_kept_in_files_the_newest_fifty(tmp_path):

@@ -5,8 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 from treadle.base.records import Column, Model, Part, Release, Run, Snapshot, Verdict
+from treadle.base.spec import DataSection, ModelSection, ProcessTarget, Spec
 from treadle.clients.state import State
 
+SPEC = Spec(
+    "flights", {"flights": DataSection(files="data/f-*.parquet")},
+    ModelSection(result="model", task="binary", label="late"),
+    deploy={"local": ProcessTarget("process"), "production": ProcessTarget("process", port=8081)},
+)
 SNAPSHOT = Snapshot(
     "flights", "files",
     (Part("data/f-01.parquet", "sha256:" + "1" * 64, 10, 5), Part("data/f-02.parquet", "sha256:" + "2" * 64, 20, 7)),

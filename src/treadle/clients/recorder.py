@@ -208,14 +208,36 @@ class Projection:
         elif message.kind == "model":
             self._model(payload["project"], payload["model"], payload["run"])
         elif message.kind == "release":
-            self._version(payload["project"], payload["release"], payload["model"], payload["verdict"])
+            project = payload["project"] or self._project_of(payload["release"]["run"])
+            self._version(project, payload["release"], payload["model"], payload["verdict"])
         elif message.kind == "alias":
             for alias, wanted in payload["aliases"].items():
-                self._alias(payload["project"], payload["environment"], alias, wanted, number)
+                named = wanted and self._named(payload["environment"], *wanted)
+                self._alias(payload["project"], payload["environment"], alias, named, number)
         elif message.kind == "windows":
             self._windows(payload)
         else:
             raise ValueError(f"no such kind of message: {message.kind}")
+
+    # -- what the journal knows
+
+    def _project_of(self, run: str) -> str:
+        """The project's name by a run's record; every run of a journal is of one project."""
+        record = self.journal.get("run", run)
+        if record is None:
+            record = dict(self.journal.list("run", newest_first=True, limit=1)).popitem()[1]
+        return str(record["project"])
+
+    def _named(self, environment: str, release: int, model: str) -> dict[str, Any]:
+        """The records of a release and its model."""
+        records = {
+            "release": self.journal.get("release", f"{environment}/{release:06}"),
+            "model": self.journal.get("model", model),
+        }
+        for kind, record in records.items():
+            if record is None:
+                raise StateError(f"the journal has no record of the {kind} of release {release}")
+        return records
 
     # -- what MLflow calls our things
 
@@ -606,8 +628,8 @@ class Projection:
             "project": project, "environment": environment, "alias": alias,
             "ours": version, "ours_release": release,
             "theirs": now, "theirs_release": int(chosen) if chosen else None,
-            "text": f"the alias {alias} of {project} was {theirs} in MLflow by hand; "
-                    f"{environment} serves {ours}",
+            "words": f"the alias {alias} of {project} was {theirs} in MLflow by hand, here "
+                     f"{environment} has {ours}: {back}, or {adopt}",
             "ways_out": [back, adopt],
         }
         key = f"{environment}/{alias}"

@@ -6,9 +6,10 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +23,7 @@ from treadle.clients.objects import DiskObjects
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _KEPT_ERRORS = 50
+_BUILDING_SECONDS = 3600.0
 
 NETWORK = frozenset(
     {
@@ -111,6 +113,24 @@ class State:
         """`models/<hex>/`: the model tree with this digest, verified, made if absent."""
         return self.objects.tree(content, self.folder / "models" / content.removeprefix("sha256:"))
 
+    def sweep(self, needed: Container[str]) -> int:
+        """Delete what dead writers left and the model folders that are not `needed`; how many.
+
+        For the holder of the turn's lock: a model that is being made right now is not touched, as
+        nobody else makes any (the recorder makes them anew if it must).
+        """
+        swept = self.objects.sweep()
+        folder = self.folder / "models"
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name.startswith("."):
+                unneeded = time.time() - path.stat().st_mtime > _BUILDING_SECONDS
+            else:
+                unneeded = f"sha256:{path.name}" not in needed
+            if unneeded:
+                shutil.rmtree(path, ignore_errors=True)
+                swept += 1
+        return swept
+
     def error_file(self, trace: str) -> Path:
         """Save a traceback; the newest 50 are kept."""
         folder = self.folder / "errors"
@@ -196,14 +216,20 @@ def _refuse_lost(folder: Path) -> None:
 
 
 def _refuse_network(folder: Path, *, new: bool) -> None:
-    kind = file_system(folder, ask=new)
-    if kind in NETWORK:
+    kind = network_file_system(folder, ask=new)
+    if kind is not None:
         raise StateError(
             f"{folder} is on a network file system ({kind}), where locks and SQLite's shared "
             "memory do not hold: the journal could be damaged",
             hint="set TREADLE_STATE to a folder on a local disk, for example "
             f"TREADLE_STATE=~/.local/state/treadle/{folder.resolve().parent.name}",
         )
+
+
+def network_file_system(folder: Path, *, ask: bool = True) -> str | None:
+    """The type of the file system that `folder` is (or would be) on, if it is a network's."""
+    kind = file_system(folder, ask=ask)
+    return kind if kind in NETWORK else None
 
 
 def file_system(folder: Path, *, ask: bool = True) -> str | None:

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 from treadle.base import clock, crash
 from treadle.base.plain import to_plain
 from treadle.base.records import Finding, Message, Model, Release, Run, Snapshot, Verdict, Window
+from treadle.base.spec import Spec
 from treadle.clients.files import disk_errors, flocked
-from treadle.clients.journal import Changes, Journal
+from treadle.clients.journal import Changes, Journal, SqliteJournal
 
 if TYPE_CHECKING:
     import subprocess
@@ -64,9 +65,12 @@ def model_message(project: str, model: Model, run: str) -> Message:
 
 
 def release_message(
-    release: Release, model: Model, verdict: Verdict | None, *, project: str
+    release: Release, model: Model, verdict: Verdict | None, *, project: str = ""
 ) -> Message:
-    """A release: a version of the registered model, with its digests as tags."""
+    """A release: a version of the registered model, with its digests as tags.
+
+    `project`: by default that of the release's run.
+    """
     return Message("release", {
         "project": project,
         "release": to_plain(release),
@@ -76,25 +80,26 @@ def release_message(
 
 
 def alias_message(
-    *,
-    project: str,
+    spec: Spec,
     environment: str,
-    default: bool,
-    champion: tuple[Release, Model] | None,
-    challenger: tuple[Release, Model] | None = None,
+    champion: int | None,
+    model: str | None,
+    challenger: tuple[int, str] | None = None,
 ) -> Message:
     """Which releases are champion and challenger of an environment now; None removes the alias.
 
-    `default`: whether this is the project's default environment (its aliases carry no suffix).
+    `champion` is the release's number and `model` its model's digest, `challenger` both. The
+    recorder reads the records of kinds `release` and `model` that these name.
     """
-    def plain(pair: tuple[Release, Model] | None) -> dict[str, Any] | None:
-        return None if pair is None else {"release": to_plain(pair[0]), "model": to_plain(pair[1])}
-
-    suffix = "" if default else f"-{environment}"
+    suffix = "" if environment == spec.default_environment else f"-{environment}"
+    best = None if champion is None or model is None else [champion, model]
     return Message("alias", {
-        "project": project,
+        "project": spec.project,
         "environment": environment,
-        "aliases": {f"champion{suffix}": plain(champion), f"challenger{suffix}": plain(challenger)},
+        "aliases": {
+            f"champion{suffix}": best,
+            f"challenger{suffix}": None if challenger is None else list(challenger),
+        },
     })
 
 
@@ -153,7 +158,7 @@ class Delivery:
     error: str | None
     """Why the last delivery stopped, if it did."""
     conflicts: tuple[dict[str, Any], ...]
-    """Aliases that a person moved in MLflow: environment, alias, ours, theirs, text, ways_out."""
+    """Aliases that a person moved in MLflow: environment, alias, ours, theirs, words, ways_out."""
 
 
 def delivery(journal: Journal) -> Delivery:
@@ -169,24 +174,31 @@ def delivery(journal: Journal) -> Delivery:
 _started: list[subprocess.Popen[bytes]] = []
 
 
-def spawn_recorder(state: State) -> int | None:
+def spawn_recorder(state: State | Path) -> int | None:
     """Start the recorder, detached, if something waits and none is running; its process id.
 
-    Returns at once (milliseconds). Its lock is taken here and handed over, so that there is no
+    `state` is the opened state, or its folder. Returns at once (milliseconds). Its lock is taken here and handed over, so that there is no
     moment in which a second one could start, nor one in which `wait_recorder` sees none.
     """
+    if isinstance(state, Path):
+        journal: Journal = SqliteJournal(state / "journal.db", create=False)
+        with contextlib.closing(journal):
+            return _spawn(state, journal)
+    return _spawn(state.folder, state.journal)
+
+
+def _spawn(folder: Path, journal: Journal) -> int | None:
     import importlib.util
 
     _started[:] = [process for process in _started if process.poll() is None]  # reap the dead
     if os.environ.get("TREADLE_RECORDER") == "off":
         return None
-    journal = state.journal
     if not journal.pending(1) and not journal.list("conflict", limit=1):
         return None
     if importlib.util.find_spec("mlflow") is None:
         note(journal, NOT_INSTALLED)
         return None
-    lock = state.folder / "recorder.lock"
+    lock = folder / "recorder.lock"
     with disk_errors(lock):
         number = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -194,7 +206,7 @@ def spawn_recorder(state: State) -> int | None:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None  # it looks again after it has let go of its lock: nothing is missed
-        return _start(state.folder, number)
+        return _start(folder, number)
     finally:
         os.close(number)
 
