@@ -83,14 +83,14 @@ def test_a_good_first_model_passes_with_all_its_numbers() -> None:
 
 
 def test_equal_inputs_give_an_equal_verdict() -> None:
-    assert judge(given(champion=fair)).digest == judge(given(champion=fair)).digest
+    assert judge(given(predict_champion=fair)).digest == judge(given(predict_champion=fair)).digest
 
 
 def test_a_much_worse_challenger_is_refused_and_a_better_one_passes() -> None:
-    better = judge(given(champion=fair, champion_label="release 3"))
+    better = judge(given(predict_champion=fair, champion_name="release 3"))
     assert gate(better, "log_loss versus").outcome == "pass"
     assert "release 3: better by" in gate(better, "log_loss versus").text
-    worse = judge(given(predict=blind, champion=good))
+    worse = judge(given(predict=blind, predict_champion=good))
     assert worse.outcome == "refuse"
     assert gate(worse, "log_loss versus").outcome == "refuse"
     assert gate(worse, "roc_auc").outcome == "refuse"
@@ -103,7 +103,7 @@ def test_what_the_days_do_not_tell_is_undecided_with_the_blocks_that_would() -> 
         return np.stack([1 - p, p], axis=1)
 
     spec = TestSection(blocks="1d", gates=(GateSection("log_loss", versus="champion", margin=0.0),))
-    verdict = judge(given(test=spec, predict=nearly, champion=good))
+    verdict = judge(given(test=spec, predict=nearly, predict_champion=good))
     assert verdict.outcome in ("undecided", "refuse")
     if verdict.outcome == "undecided":
         assert verdict.blocks_needed is None or verdict.blocks_needed > 14
@@ -190,7 +190,7 @@ def test_without_times_and_keys_there_is_nothing_to_check() -> None:
 
 def test_few_blocks_leave_the_comparison_undecided() -> None:
     spec = dataclasses.replace(TEST, blocks="7d")
-    verdict = judge(given(test=spec, champion=fair))
+    verdict = judge(given(test=spec, predict_champion=fair))
     assert verdict.outcome == "undecided"
     assert "blocks are too few to tell, 6 are needed" in gate(verdict, "log_loss versus").text
     assert gate(verdict, "roc_auc").outcome == "pass"
@@ -221,7 +221,7 @@ def test_a_model_that_fails_is_refused_in_words() -> None:
 
 
 def test_a_champion_that_cannot_be_asked_leaves_the_comparison_undecided() -> None:
-    verdict = judge(given(champion=fair, champion_features=("x", "gone"), champion_label="release 2"))
+    verdict = judge(given(predict_champion=fair, champion_features=("x", "gone"), champion_name="release 2"))
     assert verdict.outcome == "undecided"
     assert gate(verdict, "log_loss versus").text == "release 2 needs gone, which the holdout lacks"
 
@@ -232,8 +232,8 @@ def test_a_missing_column_of_the_holdout_is_refused_by_name() -> None:
 
 def test_polars_frames_give_the_same_verdict() -> None:
     train, holdout = world()
-    other = given(train=pl.from_pandas(train), holdout=pl.from_pandas(holdout), champion=fair)
-    assert judge(other) == judge(given(champion=fair))
+    other = given(train=pl.from_pandas(train), holdout=pl.from_pandas(holdout), predict_champion=fair)
+    assert judge(other) == judge(given(predict_champion=fair))
 
 
 def test_one_probability_or_two_make_no_difference() -> None:
@@ -285,7 +285,7 @@ def test_a_regression_is_judged_against_the_training_mean() -> None:
     spec = TestSection(blocks="1d", gates=(GateSection("rmse", at_most=9.0), GateSection("mae", versus="champion")))
     verdict = judge(given(
         predict=predict, model=ModelSection("model", "regression", "delay"), classes=(), test=spec,
-        known_later=(), champion=lambda f: np.zeros(len(f)),
+        known_later=(), predict_champion=lambda f: np.zeros(len(f)),
     ))
     assert gate(verdict, "baseline").outcome == "pass"
     assert "(mean)" in gate(verdict, "baseline").text

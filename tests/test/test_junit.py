@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treadle.base.records import GateResult, Verdict
-from treadle.test.junit import junit
+from treadle.test.junit import to_junit
 
 
 def verdict(*gates: GateResult) -> Verdict:
@@ -14,7 +14,7 @@ def verdict(*gates: GateResult) -> Verdict:
 
 
 def test_each_gate_is_a_case_and_only_what_did_not_pass_fails() -> None:
-    suite = ET.fromstring(junit(verdict(
+    suite = ET.fromstring(to_junit(verdict(
         GateResult("leak", "pass", None, None, text="fine"),
         GateResult("roc_auc at_least 0.62", "refuse", 0.5, 0.62, text="roc_auc is 0.5 < 0.62"),
         GateResult("log_loss versus champion", "undecided", None, None, text="more & more"),
@@ -30,5 +30,5 @@ def test_each_gate_is_a_case_and_only_what_did_not_pass_fails() -> None:
 
 @given(st.text(), st.text())
 def test_any_words_make_well_formed_xml(name: str, text: str) -> None:
-    xml = junit(verdict(GateResult(name, "undecided", None, None, text=text)), name)
+    xml = to_junit(verdict(GateResult(name, "undecided", None, None, text=text)), name)
     ET.fromstring(xml.encode("utf-8"))

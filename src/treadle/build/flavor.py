@@ -24,16 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from treadle.base.errors import MissingExtra, PipelineError, Refused
+from treadle.base.errors import MissingExtra, PipelineError, Refused, TreadleError
 from treadle.base.spec import Task
+from treadle.base.trust import allowed
 
 Predict = Callable[[Any], Any]
 """A frame of the features → ndarray: (n,) or (n, k)."""
-
-_GRANTED = ("xgboost.", "lightgbm.")
-"""Types beyond the allow-list of skops_file that may be inside a scikit-learn pipeline: estimators
-of libraries whose own loaders read data, not code."""
-
 
 @dataclass(frozen=True)
 class Written:
@@ -112,7 +108,6 @@ def _sklearn(model: Any, task: Task, folder: Path, stored: bytes | None) -> Writ
     """Written, or why skops cannot hold the model."""
     import sklearn
 
-    from treadle.base.errors import TreadleError
     from treadle.clients import skops_file
 
     try:
@@ -124,7 +119,7 @@ def _sklearn(model: Any, task: Task, folder: Path, stored: bytes | None) -> Writ
     import skops.io
 
     trusted = tuple(sorted(skops.io.get_untrusted_types(data=data)))
-    foreign = [n for n in trusted if not skops_file.allowed(n) and not n.startswith(_GRANTED)]
+    foreign = [name for name in trusted if not allowed(name)]
     if foreign:
         return f"it holds {', '.join(foreign)}"
     path = folder / "model.skops"

@@ -58,14 +58,21 @@ class JudgeInput:
     key: tuple[str, ...] = ()
     event_time: str | None = None
     known_later: tuple[str, ...] = ()
-    champion: Predict | None = None
+    predict_champion: Predict | None = None
+    """The champion, if there is one and it is another model."""
     champion_features: tuple[str, ...] = ()
+    """The columns that it is given; by default all columns of the holdout."""
     champion_classes: tuple[Any, ...] = ()
     champion_digest: str | None = None
-    champion_label: str = "the champion"
+    champion_name: str | None = None
     """How words call it: `release 3`."""
     attempts: int = 1
     """Different models judged on this holdout, this one included."""
+
+    @property
+    def rival(self) -> str:
+        """The champion's name in words."""
+        return self.champion_name or "the champion"
 
 
 def key(
@@ -219,6 +226,8 @@ def _encode(labels: Any, classes: Sequence[Any]) -> tuple[NDArray[np.int64], tup
 
 def _rows(given: JudgeInput, classes: Sequence[Any]) -> _Rows:
     names = [*given.features, *given.champion_features, given.model.label]
+    if given.predict_champion is not None and not given.champion_features:
+        names = list(given.holdout.columns)
     if given.event_time is not None:
         names.append(given.event_time)
     frame = _pandas(given.holdout, names)
@@ -392,13 +401,13 @@ def _gate(
             return GateResult(name, "pass", None, None, text=text), None
         return GateResult(name, "undecided", None, None, text=reason), None
     if metric.needs == "probability" and champion.probability is None:
-        text = f"{metric.name} needs probabilities, and {given.champion_label} gives classes alone"
+        text = f"{metric.name} needs probabilities, and {given.rival} gives classes alone"
         return GateResult(name, "undecided", None, None, text=text), None
     theirs = metrics.statistic(metric.name, champion, block)
     gained = compare.estimate(compare.gain(ours, theirs, metric.sign), count)
     values = (metrics.value(metric.name, judged), metrics.value(metric.name, champion))
     answer = gate.versus(
-        section, metric, gained, values, champion=given.champion_label, blocks=words
+        section, metric, gained, values, champion=given.rival, blocks=words
     )
     if not gained.known:
         return answer, compare.MIN_BLOCKS
@@ -409,23 +418,23 @@ def _champion(
     given: JudgeInput, rows: _Rows, classes: Sequence[Any]
 ) -> tuple[Judged | None, str | None]:
     """The champion on the same rows; or None and why it cannot be judged (None: there is none)."""
-    if given.champion is None:
+    if given.predict_champion is None:
         return None, None
     theirs = given.champion_classes or tuple(classes)
-    features = given.champion_features or given.features
+    features = given.champion_features or tuple(rows.frame.columns)
     missing = [name for name in features if name not in rows.frame.columns]
     if missing:
-        return None, f"{given.champion_label} needs {', '.join(missing)}, which the holdout lacks"
+        return None, f"{given.rival} needs {', '.join(missing)}, which the holdout lacks"
     truth = rows.truth
     if given.model.task != "regression" and tuple(map(_plain, theirs)) != tuple(map(_plain, classes)):
         truth, unknown = _encode(rows.frame[given.model.label], theirs)
         if unknown:
-            return None, f"{given.champion_label} does not know the class {', '.join(unknown)}"
+            return None, f"{given.rival} does not know the class {', '.join(unknown)}"
         rows = _Rows(rows.frame, truth, rows.times, rows.unlabelled, ())
     try:
-        return _judged(given.champion, features, rows, theirs, given.model.task), None
+        return _judged(given.predict_champion, features, rows, theirs, given.model.task), None
     except _CannotJudge as error:
-        return None, f"{given.champion_label} {error}"
+        return None, f"{given.rival} {error}"
 
 
 def _judged(

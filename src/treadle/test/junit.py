@@ -13,7 +13,7 @@ _ILLEGAL = dict.fromkeys(
 """Characters that no XML document may hold."""
 
 
-def junit(verdict: Verdict, project: str) -> str:
+def to_junit(verdict: Verdict, project: str = "treadle") -> str:
     """XML text; a refused gate is a failure, an undecided one an error, the words are its text."""
     refused = sum(gate.outcome == "refuse" for gate in verdict.gates)
     undecided = sum(gate.outcome == "undecided" for gate in verdict.gates)
