@@ -24,6 +24,10 @@ how dependent rows are: Pearson's χ² divided by the design effect between bloc
 Scott, JASA 76, 1981; Thomas and Rao, 1987) of (bins - 1, blocks - 1). That knows nothing of
 how weeks differ, so the effect wanted is .25, and fewer than 4 blocks decide nothing.
 
+**Partial windows** (the first after a deployment, one with an outage) are not compared: a week
+without its weekend is no drift of `weekday`. Partial is fewer blocks with traffic than the placebo
+windows have.
+
 What this does not do: find a shift smaller than what the column does from week to week anyway (half
 a standard deviation of temperature is less than that), or one that leaves the answers to the same
 inputs changed: truth does, see `quality`.
@@ -161,13 +165,16 @@ def reference(
     training: Mapping[str, Any],
     window_s: float,
     columns: Sequence[str],
+    *,
+    block_s: float,
 ) -> dict[str, Any] | None:
     """The placebo windows of the training rows: plain values, kept beside the profile.
 
     `when_us`: each row's time in microseconds. Windows are as long as monitoring's, or a tenth of
     the training span where that is shorter (shorter windows wander more: a cautious stand-in).
-    Windows of under 100 rows, or a quarter of the median, are left out. None where fewer than 8
-    remain. `{"window_s": s, "windows": n, "columns": {name: {"shape": [PSI …], "missing": […]}}}`.
+    Windows of under 100 rows, or with fewer blocks than the median one, are left out. None where
+    fewer than 8 remain. `{"window_s": s, "windows": n, "blocks": least number of blocks with rows
+    in a window, "columns": {name: {"shape": [PSI …], "missing": [PSI …]}}}`.
     """
     when_us = np.asarray(when_us, dtype=np.int64)
     if len(when_us) < LEAST_WINDOWS * LEAST_ROWS:
@@ -176,7 +183,10 @@ def reference(
     length_s = min(window_s, (int(when_us.max()) + 1 - start) / 1e6 / 10)
     number = ((when_us - start) / 1e6 // max(length_s, 1e-6)).astype(np.int64)
     present, counts = np.unique(number, return_counts=True)
-    good = present[counts >= max(LEAST_ROWS, 0.25 * float(np.median(counts)))]
+    block = when_us // max(1, int(block_s * 1e6))
+    blocks = np.array([len(np.unique(block[number == index])) for index in present])
+    least = int(np.median(blocks)) if length_s >= window_s else 0
+    good = present[(counts >= LEAST_ROWS) & (blocks >= least)]
     if len(good) < LEAST_WINDOWS:
         return None
     wanted = [name for name in columns if name in training["columns"]]
@@ -192,7 +202,7 @@ def reference(
             kind: [_excess(all_.sum(axis=0) - one, one) for one in all_]
             for kind, all_ in (("shape", bins), ("missing", lacks))
         }
-    return {"window_s": length_s, "windows": len(good), "columns": found}
+    return {"window_s": length_s, "windows": len(good), "blocks": least, "columns": found}
 
 
 # ---- one look ------------------------------------------------------------------------------------
@@ -213,7 +223,7 @@ def compare(
     that this look may spend on drift. Windows of fewer than 100 rows give nothing. Simulated in
     tests/monitor/test_drift.py and, on the real weeks of a year, in benchmarks/placebo.py.
     """
-    if table.num_rows < LEAST_ROWS:
+    if table.num_rows < LEAST_ROWS or partial(table, placebo, block_s):
         return []
     names = [name for name in columns if name in training["columns"] and name != PREDICTION]
     if PREDICTION in training["columns"] and PREDICTION in table.column_names:
@@ -233,6 +243,18 @@ def compare(
         zip(inputs, holm([cast("float", found[n].p_value) for n in inputs]), strict=True)
     )
     return [_with_p(found[n], adjusted[n]) if n in adjusted else found[n] for n in names]
+
+
+def partial(
+    table: pa.Table, placebo: Mapping[str, Any] | None, block_s: float
+) -> tuple[int, int] | None:
+    """(Blocks with traffic, blocks a window has), where the window lacks some; else None."""
+    least = int((placebo or {}).get("blocks", 0))
+    if not least or not table.num_rows:
+        return None
+    moment = np.asarray(table["when"].cast(pa.int64()).to_numpy())
+    blocks = len(np.unique(moment // max(1, int(block_s * 1e6))))
+    return (blocks, least) if blocks < least else None
 
 
 def _column(

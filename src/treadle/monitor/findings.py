@@ -101,6 +101,15 @@ def look_at_traffic(
         ]
     if training is None:
         return []
+    part = drifts.partial(table, placebo, block_s)
+    if part:
+        return [
+            _finding(
+                window, "volume", "blocks", now, part[0], part[1], alarm=False,
+                text=f"traffic in {part[0]} of {part[1]} blocks from {_day(window.start)} to "
+                f"{_day(window.end)}: too partial to compare with training",
+            )
+        ]
     looks = drifts.compare(
         table, training, placebo, columns, drift_alpha(section), block_s=block_s
     )
