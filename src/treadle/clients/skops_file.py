@@ -11,8 +11,7 @@ estimator differ. Here the schema is walked and made canonical before it is writ
 - what states the process rather than the model goes (`_OF_THE_MACHINE`);
 - entries are sorted, stored without compression and dated 1980.
 
-What may be loaded is an allow-list (`allowed`): skops builds any class that a file names, and a
-class can do harm when it is made or later called.
+What may be loaded is the allow-list of `base/trust`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ import hashlib
 import io
 import json
 import os
+import sys
+import threading
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.base.errors import MissingExtra, Refused, TreadleError
+from treadle.base.trust import allowed
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _UNSHARED = {
@@ -40,32 +42,6 @@ _OF_THE_MACHINE = ("n_threads", "_stop_words_id")
 """Attributes of scikit-learn's objects that state the process, not the model: a histogram binner's
 number of threads (None: as many as there are) and the id() of a vectorizer's list of stop words
 (which only spares a check that warns)."""
-
-_TRUSTED_PREFIXES = ("sklearn.", "scipy.sparse.", "scipy.special.", "scipy.interpolate.",
-                     "scipy.spatial.", "scipy.stats.")  # fmt: skip
-_NOT_TRUSTED_PREFIXES = ("sklearn.datasets.", "sklearn.externals.", "sklearn.utils._testing.",
-                         "sklearn.utils._joblib.", "sklearn.tests.", "sklearn.conftest.")  # fmt: skip
-_NUMPY_MODULES = {"numpy", "numpy.random", "numpy.random._pickle", "numpy.linalg", "numpy.ma"}
-_NUMPY_FILES = {
-    "load", "loadtxt", "genfromtxt", "fromfile", "memmap", "save", "savez", "savez_compressed",
-    "savetxt", "fromregex", "test", "f2py", "DataSource", "ctypeslib", "fromfunction", "frompyfunc",
-    "vectorize", "apply_along_axis", "apply_over_axes", "piecewise",
-}  # fmt: skip
-
-
-def allowed(name: str) -> bool:
-    """Whether the allow-list holds a type's or function's full name.
-
-    Allowed are scikit-learn (not its data sets, tests and vendored parts, which open files and
-    addresses), the sparse, special, interpolate, spatial and stats parts of SciPy, and NumPy's own
-    names but those that open files or call what they are given.
-    """
-    if name.startswith("numpy."):
-        module, _, last = name.rpartition(".")
-        return module in _NUMPY_MODULES and last not in _NUMPY_FILES
-    if name.startswith(_NOT_TRUSTED_PREFIXES) or ".tests." in name:
-        return False
-    return name.startswith(_TRUSTED_PREFIXES)
 
 
 def dumps(estimator: object) -> bytes:
@@ -120,11 +96,30 @@ def load(source: Path | bytes, trusted: Iterable[str] = ()) -> Any:
     return skops_io.load(source, trusted=names)
 
 
+_importing = threading.Lock()
+
+
 def _skops() -> Any:
+    """skops.io, imported without the half second in which it looks for every estimator there is.
+
+    skops imports all of scikit-learn to list the estimators that it trusts by itself. Our own
+    allow-list decides instead, so its list stays empty (it then trusts less, never more).
+    """
+    if "skops.io" in sys.modules:
+        return sys.modules["skops.io"]
     try:
-        import skops.io
+        import sklearn.utils
     except ImportError as error:
         raise MissingExtra("skops", "sklearn", "storing a scikit-learn model") from error
+    with _importing:
+        real = sklearn.utils.all_estimators
+        sklearn.utils.all_estimators = lambda *_args, **_kwargs: []
+        try:
+            import skops.io
+        except ImportError as error:
+            raise MissingExtra("skops", "sklearn", "storing a scikit-learn model") from error
+        finally:
+            sklearn.utils.all_estimators = real
     return skops.io
 
 

@@ -18,7 +18,6 @@ from treadle.base.plain import from_plain
 from treadle.base.records import Result, Snapshot, Step
 from treadle.clients.journal import Journal
 from treadle.clients.objects import Objects
-from treadle.code.fingerprint import shown
 from treadle.code.pipeline import Graph, Node
 
 FORMAT = 1
@@ -186,8 +185,3 @@ def result_of(step: Step, name: str) -> Result:
             return result
     raise KeyError(name)
 
-
-def remember_files(base: Mapping[str, str], noticed: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """`base` with the files that a step was seen to open, as `file path` → digest."""
-    more = {f"file {shown(Path(path), folder)}": content for path, content in noticed.items()}
-    return {**base, **more}

@@ -302,17 +302,24 @@ def _pandas_bytes(name: str, value: Any) -> bytes:
     if isinstance(frame.columns, pd.MultiIndex):
         raise _unknown(name, value, " with a column index of several levels")
     try:
-        table = pa.Table.from_pandas(frame, preserve_index=None)
+        # Without a column, a range index that is only noted would lose the number of rows.
+        table = pa.Table.from_pandas(frame, preserve_index=None if len(frame.columns) else True)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise _unknown(name, value, f" with mixed values in a column ({error})") from error
     objects_columns = [c for c in frame.columns if frame[c].dtype == object]
     for column in objects_columns:
         _check_objects(name, value, frame[column], table.column(column))
     facts = {
+        "categories": {
+            column: _categories(name, value, frame[column])
+            for column in frame.columns
+            if isinstance(frame[column].dtype, pd.CategoricalDtype)
+        },
         "series": series,
         "name": encode_column(name, value, value.name) if series else None,
         "columns": columns,
         "column_name": encode_column(name, value, value.columns.name) if not series else None,
+        "columns_range": None if series else _range(value.columns),
         "columns_dtype": None if series else str(value.columns.dtype),
         "objects": objects_columns,
         "freq": getattr(getattr(frame.index, "freq", None), "freqstr", None),
@@ -329,10 +336,21 @@ def _pandas_bytes(name: str, value: Any) -> bytes:
         )
         if before != after
     ]
-    if changed or original.index.dtype != like.index.dtype:
+    index = original.index
+    levels = index.levels if isinstance(index, pd.MultiIndex) else [index]
+    odd = any(isinstance(level.dtype, pd.CategoricalDtype) for level in levels)
+    if changed or odd or index.dtype != like.index.dtype:
         what = f"column {changed[0]}" if changed else "the index"
         raise _unknown(name, value, f" whose {what} has a type that Parquet does not keep")
     return _write_table(table)
+
+
+def _range(columns: Any) -> list[int] | None:
+    import pandas as pd
+
+    if isinstance(columns, pd.RangeIndex):
+        return [columns.start, columns.stop, columns.step]
+    return None
 
 
 def encode_column(name: str, value: Any, column: Any) -> Any:
@@ -341,6 +359,16 @@ def encode_column(name: str, value: Any, column: Any) -> Any:
         return encode(column)
     except _NotPlain:
         raise _unknown(name, value, f" with a column named {column!r}") from None
+
+
+def _categories(name: str, value: Any, column: Any) -> dict[str, Any]:
+    """Categories with those that do not occur, which Parquet may forget."""
+    index = column.cat.categories
+    try:
+        values = encode(index.tolist())
+    except _NotPlain as error:
+        raise _unknown(name, value, f" whose column {column.name} has {error} as categories") from None
+    return {"values": values, "dtype": str(index.dtype), "ordered": bool(column.cat.ordered)}
 
 
 def _check_objects(name: str, value: Any, column: Any, stored: Any) -> None:
@@ -363,13 +391,19 @@ def _to_pandas(table: Any) -> Any:
         values = np.empty(table.num_rows, dtype=object)
         values[:] = table.column(column).to_pylist()
         frame[column] = pd.Series(values, index=frame.index, dtype=object)
+    for column, known in facts.get("categories", {}).items():
+        values = pd.Index(decode(known["values"]), dtype=known["dtype"])
+        dtype = pd.CategoricalDtype(values, ordered=known["ordered"])
+        frame[column] = frame[column].astype(dtype)
     if facts.get("freq") and len(frame):
         frame.index.freq = facts["freq"]
     if facts.get("series"):
         series = frame["value"]
         series.name = decode(facts["name"])
         return series
-    if facts.get("columns") is not None:
+    if facts.get("columns_range"):
+        frame.columns = pd.RangeIndex(*facts["columns_range"])
+    elif facts.get("columns") is not None:
         frame.columns = pd.Index([decode(c) for c in facts["columns"]])
     if facts.get("columns_dtype") and str(frame.columns.dtype) != facts["columns_dtype"]:
         frame.columns = frame.columns.astype(facts["columns_dtype"])
