@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Iterable
 from typing import Any, get_args
 
@@ -34,7 +34,7 @@ def champion_as_of(decisions: Iterable[Decision], moment: str) -> int | None:
     """
     limit = clock.parse(moment)
     if len(moment) <= len("2013-01-31"):
-        limit += datetime.timedelta(days=1, microseconds=-1)
+        limit += dt.timedelta(days=1, microseconds=-1)
     until = clock.text(limit)
     champion: int | None = replay(d for d in decisions if d.at <= until)["champion"]
     return champion
