@@ -15,6 +15,7 @@ from treadle.base.records import Model
 from treadle.base.spec import Spec, Task
 from treadle.clients.journal import Changes
 from treadle.loop.chain import Chain, training_section
+from treadle.loop.project import Project
 
 ROWS = 100_000
 """At most so many training rows, evenly spaced, say what is usual."""
@@ -96,6 +97,7 @@ def compute(
         placebo = drift.reference(
             table, microseconds(train[event_time]), profile, duration_s(spec.monitor.window),
             [*features, drift.PREDICTION],
+            block_s=quality.block_seconds(spec.test.blocks, spec.monitor),
         )
     return {
         "profile": profile, "placebo": placebo,
@@ -134,10 +136,10 @@ def microseconds(column: Any) -> Any:
     return times.dt.as_unit("us").astype("int64").to_numpy()
 
 
-def read(chain_objects: Any, journal: Any, model: str) -> Mapping[str, Any] | None:
+def read(project: Project, model: str) -> Mapping[str, Any] | None:
     """The stored baseline of a model, by the model record's digest."""
-    digest = journal.get("baseline", model)
-    if digest is None or not chain_objects.has(digest):
+    digest = project.journal.get("baseline", model)
+    if digest is None or not project.objects.has(digest):
         return None
-    found: Mapping[str, Any] = json.loads(chain_objects.read(digest))
+    found: Mapping[str, Any] = json.loads(project.objects.read(digest))
     return found

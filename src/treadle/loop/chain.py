@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from treadle.base.digest import digest, short
 from treadle.base.plain import from_plain, to_plain
 from treadle.base.records import Model, Plan, PlannedAction, Release, Result, Snapshot, Verdict
-from treadle.clients.journal import Changes
 from treadle.code import cache, fingerprint, pipeline
 from treadle.data import snapshot as snapshots
 from treadle.deploy import process
+from treadle.loop import datasets
 from treadle.plan import stale
+from treadle.release import release as releases
 
 if TYPE_CHECKING:
     from treadle.code.cache import PlannedStep
@@ -39,8 +40,6 @@ class Chain:
     parameters: dict[str, Any] = field(default_factory=dict)
     """Overrides by `function.parameter`."""
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
-    known: dict[str, Snapshot] = field(default_factory=dict)
-    """The snapshots of the last turn."""
     unchecked: list[str] = field(default_factory=list)
     """Data sets whose present snapshot was not yet checked by the present rules."""
     refused: list[str] = field(default_factory=list)
@@ -84,15 +83,17 @@ class Chain:
         self.actions.append(PlannedAction(phase, subject, action, reason, tuple(changed)))
 
 
-def walk(project: Project, environment: str, *, overrides: Sequence[str] = ()) -> Chain:
-    """Walk the whole chain for `environment` without writing anything."""
+def walk(
+    project: Project, environment: str, *, overrides: Sequence[str] = (), store: bool = False
+) -> Chain:
+    """Walk the whole chain for `environment`; with `store` new data is stored on the way."""
     chain = Chain(project, environment, champion=project.champion(environment))
     if project.batch_target(environment) is not None:
         from treadle.loop.batch import plan_batch
 
         plan_batch(chain)
         return chain
-    look_at_data(chain)
+    look_at_data(chain, store=store)
     look_at_code(chain, overrides)
     look_at_model(chain)
     look_at_release(chain)
@@ -103,44 +104,35 @@ def walk(project: Project, environment: str, *, overrides: Sequence[str] = ()) -
 # ---- data ----------------------------------------------------------------------------------------
 
 
-def look_at_data(chain: Chain) -> None:
+def look_at_data(chain: Chain, *, store: bool) -> None:
     """Which data sets changed since the last turn, and whether their rules have passed."""
     project = chain.project
     for name, section in project.spec.data.items():
-        stored = project.journal.get("snapshot", name)
-        before = from_plain(Snapshot, stored) if stored else None
-        now = snapshots.take(
-            name, section, project.folder, project.journal, project.objects, Changes(),
-            project.report, dry=True, environ=project.environ,
-        )
+        before = snapshots.latest(name, project.journal)
+        now = datasets.look(project, name, store=store)
         chain.snapshots[name] = now
-        if before is not None:
-            chain.known[name] = before
+        if not now.parts and not snapshots.will_read(section):
+            chain.add("data", name, "keep", "no file yet")
+            continue
+        if not store and snapshots.will_read(section):
+            chain.add("data", name, "check", "a query: what it gives is known when it is read")
+            continue
+        checked = project.journal.get("checked", datasets.check_key(project, name, now))
         if before is None or before.digest != now.digest:
             words = stale.data_words(before, now)
-            chain.unchecked.append(name)
             chain.add("data", name, "run", words[0] if words else "changed", words)
-            continue
-        checked = project.journal.get("checked", check_key(project, name, now))
-        if checked is None:
-            chain.unchecked.append(name)
-            chain.add("data", name, "check", "the rules in data.schema.yaml changed")
+        elif checked is None:
+            chain.add("data", name, "check", "the rules in data.schema.yaml changed"
+                      if project.journal.get("checked_last", name) else "not checked yet")
         elif checked["refused"]:
-            chain.refused.append(name)
             chain.add("data", name, "refuse", checked["refused"][0], checked["refused"])
         else:
             chain.add("data", name, "keep",
                       f"unchanged: {now.rows:,} rows in {len(now.parts)} files")
-
-
-def check_key(project: Project, name: str, snapshot: Snapshot) -> str:
-    """What a data set's check depends on: the rows, the section, and the rules a person keeps."""
-    from treadle.data.rules import rules_digest
-
-    section = to_plain(project.spec.data[name])
-    return digest({"snapshot": snapshot.digest, "section": section, "rules": RULES,
-                   "label": project.spec.model.label,
-                   "schema": rules_digest(project.folder, name)})
+        if checked is None:
+            chain.unchecked.append(name)
+        elif checked["refused"]:
+            chain.refused.append(name)
 
 
 # ---- code ----------------------------------------------------------------------------------------
@@ -291,11 +283,10 @@ def held_release(chain: Chain) -> int | None:
     if chain.model is None:
         return None
     held = chain.project.release_state(chain.environment)["held"]
-    assert isinstance(held, dict)
-    for number in sorted(map(int, held), reverse=True):
-        if chain.project.release(chain.environment, number).model == chain.model.digest:
-            return number
-    return None
+    if not held:
+        return None
+    found = releases.held_release(held, chain.project.releases(chain.place), chain.model.content)
+    return found[0] if found else None
 
 
 def look_at_service(chain: Chain) -> None:

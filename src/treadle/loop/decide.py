@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from treadle.base import clock
 from treadle.base.digest import short
 from treadle.base.errors import UsageError
 from treadle.base.plain import from_plain
@@ -15,7 +14,9 @@ from treadle.clients.journal import Changes
 from treadle.loop import chain as links
 from treadle.loop.chain import Chain
 from treadle.loop.project import Project, person, release_key
+from treadle.loop import baseline
 from treadle.release import promote as moves
+from treadle.release import release as releases
 
 
 def promote(chain: Chain, run: str | None, *, by: str) -> Release | None:
@@ -34,16 +35,16 @@ def promote(chain: Chain, run: str | None, *, by: str) -> Release | None:
     approval = project.journal.get("approval", verdict.digest)
     if verdict.outcome != "pass" and approval is None:
         return None
-    releases = project.releases(chain.place)
-    release = Release(
-        number=releases[-1].number + 1 if releases else 1, environment=chain.place,
-        model=model.digest, content=model.content, run=run or _run_of(project, model.digest),
-        verdict=verdict.digest, created=clock.text(clock.now()), by=by,
+    baseline.remember(chain, model)
+    state = project.release_state(chain.place)
+    release = releases.propose(
+        state["held"], project.releases(chain.place), model, environment=chain.place,
+        run=run or _run_of(project, model.digest), verdict=verdict.digest, by=by,
         reason="its verdict is pass" if approval is None
         else f"approved by {approval['by']}: {approval['reason']}",
     )
     move = moves.move(
-        project.release_state(chain.place), "promote", release=release.number,
+        state, "promote", release=release.number,
         environment=chain.place, by=approval["by"] if approval else "treadle",
         reason=release.reason, rule="model acceptable" if approval is None else "a person's answer",
         evidence={"release": release.number, "model": model.digest, "verdict": verdict.digest,

@@ -45,7 +45,7 @@ def begin_run(chain: Chain, *, by: str, reason: str) -> Run:
         code=chain.code, commit=commit_of(project.folder), by=by, reason=reason,
         process=process_name(),
     )
-    project.commit(Changes().put("run", run.id, run).put("running", "current", {"run": run.id}))
+    project.commit(Changes().put("run", run.id, run).put("turning", "current", {"run": run.id}))
     return run
 
 
@@ -59,7 +59,7 @@ def end_run(chain: Chain, run: Run, *, error: BaseException | None = None) -> Ru
     )
     model = project.journal.get("model", done.model) if done.model else None
     verdict = project.journal.get("verdict", done.verdict) if done.verdict else None
-    changes = Changes().put("run", done.id, done).delete("running", "current")
+    changes = Changes().put("run", done.id, done).delete("turning", "current")
     changes.tell(tracking.run_message(
         done, [chain.snapshots[name] for name in done.snapshots],
         from_plain(Model, model) if model else None,
@@ -97,39 +97,37 @@ def commit_of(folder: Path) -> str | None:
 # ---- code ----------------------------------------------------------------------------------------
 
 
-def prepare(chain: Chain) -> Any:
-    """Import the user's module, if a step must run."""
-    from treadle.code import execute as executor
+def execute(chain: Chain, run: Run, *, checked: Callable[[], None]) -> None:
+    """Run the stale steps; each finished step is committed at once.
 
-    if not chain.stale_steps:
-        return None
-    project = chain.project
-    return executor.load_module(project.folder, project.spec.pipeline)
-
-
-def execute(chain: Chain, run: Run, prepared: Any) -> None:
-    """Run the stale steps; each finished step is committed at once."""
+    The rows are checked beside the import of the user's module: `checked` waits for that, and
+    raises DataRefused before the first row reaches a step.
+    """
     from treadle.code import execute as executor
     from treadle.data import load
 
     project = chain.project
     if not chain.stale_steps:
+        checked()
         return
     assert chain.graph is not None
     names = ", ".join(f"{step.name}()" for step in chain.stale_steps)
     project.report(f"running {names}", phase="code")
 
     def load_dataset(name: str, kind: str) -> object:
+        checked()
         snapshot = chain.snapshots[name]
         if snapshot.kind == "paths":
-            return load.paths(snapshot, project.objects, project.folder)
-        return load.frame(snapshot, project.objects, kind)
+            return load.paths(snapshot, project.objects, project.folder,
+                              temporary_folder(chain) / "paths")
+        return load.frame(snapshot, project.objects, "polars" if kind == "polars" else "pandas")
 
-    executor.run(
+    done = executor.run(
         chain.planned, chain.graph, load_dataset, project.objects, project.journal,
-        project.commit, project.report, project.spec.trust == "pickle", module=prepared,
-        run=run.id,
+        project.commit, project.report, project.spec.trust == "pickle", run_id=run.id,
     )
+    checked()
+    chain.planned = [replace(step, hit=done.get(step.name, step.hit)) for step in chain.planned]
 
 
 # ---- build ---------------------------------------------------------------------------------------
@@ -251,7 +249,8 @@ def judge(chain: Chain, model: Model) -> Verdict:
 def verdict_on(chain: Chain, model: Model) -> Verdict:
     """Judge one model on the present holdout against the present champion; writes nothing."""
     from treadle.code import store
-    from treadle.test.judge import JudgeInput, judge as judge_model
+    from treadle.test.judge import JudgeInput
+    from treadle.test.judge import judge as judge_model
 
     project, spec = chain.project, chain.project.spec
     holdout = chain.result(spec.test.holdout)
@@ -272,12 +271,13 @@ def verdict_on(chain: Chain, model: Model) -> Verdict:
         train=training_frame(chain),
         predict=predictor(chain, model),
         predict_champion=predictor(chain, champion_model) if champion_model else None,
+        champion_features=champion_model.features if champion_model else (),
         model_digest=model.digest,
         champion_digest=champion_model.digest if champion_model else None,
         holdout_digest=holdout.content,
         classes=model.classes,
         champion_classes=champion_model.classes if champion_model else (),
-        champion_name=f"release {champion.number}" if champion_model and champion else None,
+        champion_name=f"release {champion.number}" if champion else None,
         attempts=len(attempted | {model.digest}),
     ))
 

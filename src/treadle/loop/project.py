@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from treadle.base import clock
 from treadle.base.errors import Unreachable, UsageError
@@ -81,7 +82,7 @@ class Project:
 
     # ---- what the journal says about an environment ------------------------------------------
 
-    def release_state(self, environment: str) -> dict[str, object]:
+    def release_state(self, environment: str) -> dict[str, Any]:
         """Champion, previous and held releases of the environment."""
         found = self.journal.get("release_state", self.spec.place(environment))
         return dict(found) if found else {"champion": None, "previous": [], "held": {}}
@@ -102,7 +103,7 @@ class Project:
     def champion(self, environment: str) -> Release | None:
         """The environment's champion."""
         number = self.release_state(environment)["champion"]
-        return None if number is None else self.release(environment, int(str(number)))
+        return None if number is None else self.release(environment, number)
 
     def decision(
         self, kind: DecisionKind, environment: str, subject: str, outcome: str, rule: str,

@@ -151,7 +151,6 @@ def _attention(project: Project, place: str, pending: int) -> list[str]:
     found: list[str] = []
     state = project.release_state(place)
     held = state["held"]
-    assert isinstance(held, dict)
     found += [f"release {number} is held ({reason}): treadle approve 'release {number}' "
               "--reason …" for number, reason in held.items()]
     for decision in project.journal.ledger(place, limit=50):
@@ -215,7 +214,7 @@ def predict(
             raise UsageError(f"standard input is no JSON lines: {error}",
                              hint='one object a line: {"distance": 944, …}') from None
     answered = client.ask(observed.address, rows)
-    return Answer(tuple(answered.predictions), tuple(answered.ids), answered.release)
+    return Answer(tuple(answered.predictions), tuple(answered.ids), answered.version)
 
 
 @dataclass(frozen=True)
@@ -243,14 +242,12 @@ def score(
     loaded = operate_model.load(folder, files=model.files,
                                 trust_pickle=project.spec.trust == "pickle")
     files, snapshot = _sources(project, source)
-    name = project.spec.training_data()
-    section = project.spec.data[name] if name else None
     done = batch.score(
-        files, loaded, target, environment=place, release=release.number, model=release.model,
-        run=release.run, snapshot=snapshot, key=section.key if section else (),
-        event_time=section.event_time if section else None, force=force, report=project.report,
+        files, loaded.predict_frame, target, environment=place, release=release.number,
+        model=release.model, run=release.run, snapshot=snapshot, features=model.features,
+        force=force, report=project.report,
     )
-    return Scored(done.rows, release.number, str(target), done.first_id)
+    return Scored(done.rows, release.number, str(done.output), done.first_id)
 
 
 def chosen_release(

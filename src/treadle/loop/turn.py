@@ -65,7 +65,7 @@ def up(
     state = project.require_state()
     with state.turn_lock(f"treadle up --env {environment}", wait, project.report):
         recover(project)
-        chain = walk(project, environment, overrides=overrides)
+        chain = walk(project, environment, overrides=overrides, store=True)
         by = by or person(project.environ)
         reason = reason or f"`treadle up` by {by}"
         if project.batch_target(environment) is not None:
@@ -91,7 +91,7 @@ def train(
         recover(project)
         by = person(project.environ)
         for one in combinations(project, overrides):
-            chain = walk(project, environment, overrides=one)
+            chain = walk(project, environment, overrides=one, store=True)
             result = TurnResult(environment, turned=True)
             reason = "`treadle train`" + (f" --set {' '.join(one)}" if one else "")
             learn(chain, result, by=by, reason=reason)
@@ -126,7 +126,7 @@ def learn(chain: Chain, result: TurnResult, *, by: str, reason: str) -> None:
     """Data, code, build and test: the chain's model and verdict, with a run when anything ran."""
     from treadle.loop import datasets, learn as phases
 
-    datasets.take(chain)
+    datasets.refuse_known(chain)
     wanted = any(
         a.action == "run" for a in chain.actions if a.phase in ("code", "build", "test")
     )
@@ -139,9 +139,7 @@ def learn(chain: Chain, result: TurnResult, *, by: str, reason: str) -> None:
     result.run, result.turned = run.id, True
     try:
         checking = datasets.begin_check(chain)
-        prepared = phases.prepare(chain)  # imports the user's module while the rows are checked
-        datasets.end_check(chain, checking, by=by)
-        phases.execute(chain, run, prepared)
+        phases.execute(chain, run, checked=lambda: datasets.end_check(chain, checking, by=by))
         links.look_at_model(chain)
         model = phases.build(chain)
         verdict = phases.judge(chain, model)
@@ -241,16 +239,17 @@ def _sample_file(chain: Chain) -> str | None:
 
 def recover(project: Project) -> None:
     """Runs of a process that died are marked KILLED, here and (through the outbox) in MLflow."""
-    found = project.journal.get("running", "current")
+    found = project.journal.get("turning", "current")
     if not found:
         return
     from treadle.base.plain import from_plain
 
-    changes = Changes().delete("running", "current")
+    changes = Changes().delete("turning", "current").delete("running", found["run"])
     stored = project.journal.get("run", found["run"])
     if stored is not None and stored["status"] == "RUNNING":
         run = from_plain(Run, stored)
-        step = f" in step {found['step']}()" if found.get("step") else ""
+        running = project.journal.get("running", run.id)
+        step = f" in {running['step']}()" if running else ""
         dead = replace(run, status="KILLED", ended=clock.text(clock.now()),
                        error=f"its process ({run.process}) ended without a word{step}")
         changes.put("run", run.id, dead)

@@ -127,7 +127,7 @@ def _examine_traffic(project: Project, place: str, fresh: Sequence[Window]) -> l
     for window in fresh:
         release = _last_release(project, place, window)
         model = from_plain(Model, project.journal.get("model", release.model))
-        known = baseline.read(project.objects, project.journal, release.model)
+        known = baseline.read(project, release.model)
         table = windows.decode(project.objects.read(window.content))
         found += findings.look_at_traffic(
             window, drift.with_answers(table, project.spec.model.task, model.classes),
@@ -264,7 +264,7 @@ def _judge(project: Project, place: str) -> tuple[list[Window], list[Finding]]:
     for window in waiting:
         release = _last_release(project, place, window)
         model = from_plain(Model, project.journal.get("model", release.model))
-        known = baseline.read(project.objects, project.journal, release.model)
+        known = baseline.read(project, release.model)
         judged, coverage = _join(project, window, tables, model, now, None)
         probabilities = _probabilities(windows.decode(project.objects.read(window.content)))
         measures = baseline.metrics(spec.model.task, model.classes, probabilities=probabilities)
