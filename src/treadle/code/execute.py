@@ -209,8 +209,7 @@ class _Run:
                 f"result {name} of {giver}() is damaged and is made again: {error.message}",
                 step=giver, status="damaged",
             )  # fmt: skip
-        for damaged in step.results:
-            self.objects.delete(damaged.content)
+        self.objects.delete(result.content)
         again = self.execute(self.plans[giver])
         self.done[giver] = again
         made = cache.result_of(again, name)

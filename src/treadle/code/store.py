@@ -319,6 +319,7 @@ def _pandas_bytes(name: str, value: Any) -> bytes:
         "name": encode_column(name, value, value.name) if series else None,
         "columns": columns,
         "column_name": encode_column(name, value, value.columns.name) if not series else None,
+        "index_range": None if len(frame.columns) else _range(frame.index),
         "columns_range": None if series else _range(value.columns),
         "columns_dtype": None if series else str(value.columns.dtype),
         "objects": objects_columns,
@@ -395,6 +396,8 @@ def _to_pandas(table: Any) -> Any:
         values = pd.Index(decode(known["values"]), dtype=known["dtype"])
         dtype = pd.CategoricalDtype(values, ordered=known["ordered"])
         frame[column] = frame[column].astype(dtype)
+    if facts.get("index_range"):
+        frame.index = pd.RangeIndex(*facts["index_range"], name=frame.index.name)
     if facts.get("freq") and len(frame):
         frame.index.freq = facts["freq"]
     if facts.get("series"):
