@@ -151,10 +151,15 @@ def test_a_column_that_tells_the_label_alone_is_taken_for_known_later(tmp_path):
 
 def test_the_example_without_its_spec_is_recognised(tmp_path):
     (tmp_path / "pipeline.py").write_text((FLIGHTS / "pipeline.py").read_text())
-    (tmp_path / "data").symlink_to(FLIGHTS / "data")
+    (tmp_path / "data").mkdir()
+    for file in (FLIGHTS / "data").glob("*.parquet"):
+        (tmp_path / "data" / file.name).symlink_to(file)
     before = (tmp_path / "pipeline.py").read_text()
-    # os.walk does not follow links: the data is not found, and the pipeline still says much.
     guesses = adopted(tmp_path)
+    assert guesses["data.flights"] == "data/flights-*.parquet"
+    assert guesses["event_time"] == "sched_dep"
+    assert "arr_delay" in guesses["known_later"]
+    assert guesses["features"] == list(functions(tmp_path / "pipeline.py").FEATURES)
     assert guesses["label"] == "late"
     assert guesses["model"] == "model"
     assert guesses["holdout"] == "holdout"

@@ -294,6 +294,8 @@ class Code:
     model: str | None
     holdout: str | None
     label: str | None
+    features: tuple[str, ...] = ()
+    """A constant FEATURES, where it is made of lists of texts."""
 
 
 def _code(folder: Path, notes: list[Guess]) -> Code | None:
@@ -367,7 +369,31 @@ def _read_code(name: str, tree: ast.Module) -> Code:
         ):
             label = item.value.value
     holdout = next((word for word in _HOLDOUTS if word in results), None)
-    return Code(name, tuple(named), tuple(results), tuple(wanted), model, holdout, label)
+    features = tuple(_lists(tree).get("FEATURES", ()))
+    return Code(name, tuple(named), tuple(results), tuple(wanted), model, holdout, label, features)
+
+
+def _lists(tree: ast.Module) -> dict[str, list[str]]:
+    """The module's constants that are lists of texts, or sums of such."""
+    known: dict[str, list[str]] = {}
+
+    def value(node: ast.expr) -> list[str] | None:
+        if isinstance(node, ast.Name):
+            return known.get(node.id)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            left, right = value(node.left), value(node.right)
+            return None if left is None or right is None else left + right
+        if isinstance(node, ast.List | ast.Tuple):
+            texts = [e.value for e in node.elts if isinstance(e, ast.Constant)]
+            return [str(t) for t in texts] if len(texts) == len(node.elts) else None
+        return None
+
+    for item in tree.body:
+        if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
+            found = value(item.value)
+            if found is not None:
+                known[item.targets[0].id] = found
+    return known
 
 
 def _has_effects(tree: ast.Module) -> bool:
@@ -442,13 +468,18 @@ def _shape(  # the rows of the main data set in words of the spec
     later = _known_later(frame, label.value, task.value)
     left = {label.value, *(key.value if key else []), *later, time.value if time else ""}
     numbers, texts, dropped = _features(frame, left)
+    if code is not None:  # the code's own choice; without one, whatever the model was fitted on
+        chosen = [n for n in code.features if n in frame.columns and n not in later]
+        numbers, texts = [], [n for n in dict.fromkeys(chosen) if n != label.value]
+        dropped = []
     reason = "an allow-list: " + (f"left out are {', '.join(dropped)}" if dropped else "all others")
     return template.Shape(
         rows=whole.height if whole.height > frame.height or frame.height < _SAMPLE_ROWS else None,
         key=key, event_time=time, label=label, task=task,
         known_later=Guess("known_later", later, "they tell the label alone: known only afterwards?")
         if later else None,
-        features=Guess("features", [*texts, *numbers], reason),
+        features=Guess("features", [*texts, *numbers], reason if code is None else
+                       f"{code.file}: FEATURES") if texts or numbers else None,
         numbers=tuple(numbers), texts=tuple(texts),
         blocks=_blocks(whole, time.value) if time else None,
         label_type=_label_type(frame, label.value),

@@ -8,6 +8,7 @@ one slip of the finger does not hide the mistakes behind it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import types
@@ -270,12 +271,13 @@ class _Checker:
 
     def values(self, tree: Node) -> Spec | None:
         """Types, literals and each section's own rules, by pydantic."""
-        from pydantic import TypeAdapter, ValidationError
+        from pydantic import ValidationError
 
-        adapter = TypeAdapter(Spec)
+        adapter = adapter_of_spec()
         plain = tree.plain()
         try:
-            return adapter.validate_json(json.dumps(plain))
+            spec: Spec = adapter.validate_json(json.dumps(plain))
+            return spec
         except ValidationError as error:
             found = error.errors(include_url=False)
         for item in found:
@@ -553,6 +555,14 @@ class _Checker:
         if minute is not None and type(minute.value) is int and minute.value < 0:
             words = "expected a number of requests, at least 0"
             self.say(minute, ("monitor", "capture", "per_minute"), words)
+
+
+@functools.cache
+def adapter_of_spec() -> Any:
+    """Pydantic's validator of the whole file, built once."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Spec)
 
 
 def close_key(word: str, entries: dict[str, Node]) -> str | None:

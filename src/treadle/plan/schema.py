@@ -14,10 +14,10 @@ from typing import Any
 
 from treadle.base import spec as sections
 from treadle.base.spec import Spec
-from treadle.plan.check import DURATIONS, METRICS, fields
+from treadle.plan.check import DURATIONS, METRICS, adapter_of_spec, fields
 from treadle.plan.tree import Node
 
-_DURATION_PATTERN = r"^(\d+(\.\d+)?(ms|s|m|h|d|w))+$"
+_DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d|w))+$"
 
 
 @functools.cache
@@ -43,9 +43,7 @@ def meanings() -> dict[str, dict[str, str]]:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema 2020-12 of the whole file."""
-    from pydantic import TypeAdapter
-
-    schema = TypeAdapter(Spec).json_schema()
+    schema: dict[str, Any] = adapter_of_spec().json_schema()
     for name, section in [("Spec", schema), *schema.get("$defs", {}).items()]:
         texts = meanings().get(name, {})
         if texts.get(""):

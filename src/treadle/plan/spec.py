@@ -20,6 +20,7 @@ from treadle.base.spec import Spec
 
 CACHE_KIND = "spec_cache"
 _FORMAT = 1
+_KEY = "_cache_key"
 _ORDERED = ("data", "steps", "deploy")
 
 
@@ -50,11 +51,13 @@ def load(path: Path, cache: Cache | None = None) -> Spec:
     function writes nothing: see `remember`. Raises SpecError with every mistake, rendered.
     """
     data = _read(path)
-    if cache is not None:
-        spec = _recall(cache.get(CACHE_KIND, _key(data)))
-        if spec is not None:
-            return spec
-    return _parse(data, path.name)[0]
+    key = _key(data)
+    spec = _recall(cache.get(CACHE_KIND, key)) if cache is not None else None
+    if spec is None:
+        spec = _parse(data, path.name)[0]
+    # `remember` must not file this spec under bytes that somebody saved in the meantime.
+    object.__setattr__(spec, _KEY, key)
+    return spec
 
 
 def remember(path: Path, spec: Spec) -> tuple[str, str, Any]:
@@ -65,7 +68,8 @@ def remember(path: Path, spec: Spec) -> tuple[str, str, Any]:
     plain = to_plain(spec)
     # A journal may sort keys; the first environment is the default one, so the order is kept apart.
     order = {name: list(plain[name]) for name in _ORDERED}
-    return CACHE_KIND, _key(_read(path)), {"spec": plain, "order": order}
+    key = getattr(spec, _KEY, None) or _key(_read(path))
+    return CACHE_KIND, key, {"spec": plain, "order": order}
 
 
 def expand(text: str, environ: Mapping[str, str], where: str = "") -> str:
