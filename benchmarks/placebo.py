@@ -153,7 +153,9 @@ def drift_of_the_year(year: Year) -> None:
         ours += bool(alarms)
         for one in alarms:
             print(f"   {closed.window.start[:10]}  {findings._drift_words(one)}")
-        small = 0.05 / len(found)
+        small = 0.05 / (len(year.features) + 1)
+        if not found:
+            print(f"   {closed.window.start[:10]}  a partial window, not compared")
         hit = False
         for one in found:
             columns.setdefault(one.column, []).append(one.psi)

@@ -86,7 +86,7 @@ def test_the_truth_known_last_wins_and_disagreement_is_counted():
     window = captured(k=["a", "b", "c"])
     frame = pd.DataFrame({
         "k": ["a", "a", "b", "b", "z", "z"], "y": [0, 1, 1, 1, 0, 1],
-        "known": pd.to_datetime(["2013-05-09", "2013-05-08"] * 3, utc=True),
+        "known": pd.to_datetime(["2013-05-09", "2013-05-08"] * 3),
     })
     table, key = truth.normalise(frame, ["k"], "y", "known")
     joined, coverage = truth.join(window, table, key, LATER)

@@ -170,8 +170,9 @@ def reference(
 ) -> dict[str, Any] | None:
     """The placebo windows of the training rows: plain values, kept beside the profile.
 
-    `when_us`: each row's time in microseconds. Windows are as long as monitoring's, or a tenth of
-    the training span where that is shorter (shorter windows wander more: a cautious stand-in).
+    `when_us`: each row's time in microseconds. Windows are as long as monitoring's; where
+    training spans fewer than 8 of them, a tenth of its span (shorter windows wander more: a
+    cautious stand-in).
     Windows of under 100 rows, or with fewer blocks than the median one, are left out. None where
     fewer than 8 remain. `{"window_s": s, "windows": n, "blocks": least number of blocks with rows
     in a window, "columns": {name: {"shape": [PSI …], "missing": [PSI …]}}}`.
@@ -179,13 +180,17 @@ def reference(
     when_us = np.asarray(when_us, dtype=np.int64)
     if len(when_us) < LEAST_WINDOWS * LEAST_ROWS:
         return None
-    start = int(when_us.min())
-    length_s = min(window_s, (int(when_us.max()) + 1 - start) / 1e6 / 10)
+    block_us = max(1, int(block_s * 1e6))
+    start = int(when_us.min()) // block_us * block_us  # windows of whole blocks, as live ones are
+    span_s = (int(when_us.max()) // block_us * block_us + block_us - start) / 1e6
+    length_s = window_s if span_s >= LEAST_WINDOWS * window_s else span_s / 10
     number = ((when_us - start) / 1e6 // max(length_s, 1e-6)).astype(np.int64)
     present, counts = np.unique(number, return_counts=True)
-    block = when_us // max(1, int(block_s * 1e6))
+    block = when_us // block_us
     blocks = np.array([len(np.unique(block[number == index])) for index in present])
-    least = int(np.median(blocks)) if length_s >= window_s else 0
+    least = 0  # shorter windows than the live ones cannot say how many blocks those have
+    if length_s >= window_s:
+        least = min(int(np.median(blocks)), max(1, int(window_s // block_s)))
     good = present[(counts >= LEAST_ROWS) & (blocks >= least)]
     if len(good) < LEAST_WINDOWS:
         return None
