@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -180,13 +181,14 @@ def test_the_directory_has_the_form_that_mlflow_itself_writes(tmp_path: Path, ta
     else:
         model = LinearRegression().fit(frame[FEATURES], frame["y"])
         answer, method = model.predict(frame[FEATURES]), "predict"
+    package(model, ModelSection("model", task, "y"), frame, tmp_path / "ours")
+    told = json.loads((tmp_path / "ours/treadle.json").read_text())
     mlflow.sklearn.save_model(
         model, str(tmp_path / "theirs"), signature=infer_signature(frame[FEATURES], answer),
         input_example=frame[FEATURES].head(3), serialization_format="skops",
         pyfunc_predict_fn=method, pip_requirements=["scikit-learn"],
-        skops_trusted_types=["sklearn.tree._tree.Tree"],
+        skops_trusted_types=told["trusted"],
     )
-    package(model, ModelSection("model", task, "y"), frame, tmp_path / "ours")
     theirs = yaml.safe_load((tmp_path / "theirs/MLmodel").read_text())
     ours = yaml.safe_load((tmp_path / "ours/MLmodel").read_text())
     assert ours["signature"] == theirs["signature"]

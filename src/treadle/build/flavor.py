@@ -15,6 +15,7 @@ not.
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import sysconfig
@@ -118,13 +119,19 @@ def _sklearn(model: Any, task: Task, folder: Path, stored: bytes | None) -> Writ
         return error.message
     import skops.io
 
-    trusted = tuple(sorted(skops.io.get_untrusted_types(data=data)))
+    schema = _schema(data)
+    # Which of scikit-learn's estimators skops trusts by itself depends on how it was imported: all
+    # of them are named, so that the list is the same in every process.
+    estimators = (f"{module}.{name}" for name, module in _CLASSES.findall(schema))
+    trusted = tuple(sorted({
+        *skops.io.get_untrusted_types(data=data),
+        *(name for name in estimators if name.startswith("sklearn.")),
+    }))  # fmt: skip
     foreign = [name for name in trusted if not allowed(name)]
     if foreign:
         return f"it holds {', '.join(foreign)}"
-    path = folder / "model.skops"
-    path.write_bytes(data)
-    modules = _skops_modules(path) | {"sklearn", "skops"}
+    (folder / "model.skops").write_bytes(data)
+    modules = {name.partition(".")[0] for name in _MODULES.findall(schema)} | {"sklearn", "skops"}
     if getattr(model, "feature_names_in_", None) is not None:
         modules.add("pandas")
     method = _method(model, task)
@@ -139,10 +146,13 @@ def _sklearn(model: Any, task: Task, folder: Path, stored: bytes | None) -> Writ
     )  # fmt: skip
 
 
-def _skops_modules(path: Path) -> set[str]:
-    with zipfile.ZipFile(path) as archive:
-        schema = archive.read("schema.json").decode()
-    return {name.partition(".")[0] for name in re.findall(r'"__module__":\s*"([\w.]+)"', schema)}
+_CLASSES = re.compile(r'"__class__":\s*"([\w.]+)",\s*"__module__":\s*"([\w.]+)"')
+_MODULES = re.compile(r'"__module__":\s*"([\w.]+)"')
+
+
+def _schema(data: bytes) -> str:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return archive.read("schema.json").decode()
 
 
 def _xgboost(model: Any, folder: Path) -> Written:
