@@ -49,6 +49,8 @@ class ScoreReport:
     seconds: float
     size_bytes: int
     columns: tuple[str, ...]
+    first_id: str = ""
+    """The prediction id of the first row."""
 
 
 def find(pattern: str | Path) -> list[Path]:
@@ -108,6 +110,7 @@ def score(
     lineage = (release, model, run, snapshot, now)
     names: list[str] = []
     rows = chunks = 0
+    first_id = ""
     temporary = target.with_name(f".{target.name}.{instance}.next")
     writer: Any = None
     try:
@@ -116,6 +119,7 @@ def score(
             if not names or names[-1] != name:
                 names.append(name)
             identity = f"{environment}.{release}.{instance}.{clock.ulid()}"
+            first_id = first_id or f"{identity}.0"
             table = _scored(chunk, predict, identity, lineage, name)
             if writer is None:
                 writer = pq.ParquetWriter(temporary, table.schema, compression="zstd")
@@ -148,7 +152,7 @@ def score(
         temporary.unlink(missing_ok=True)
     return ScoreReport(
         target, rows, chunks, tuple(names), instance, scored_at, clock.elapsed() - begun,
-        target.stat().st_size, tuple(schema.names),
+        target.stat().st_size, tuple(schema.names), first_id,
     )  # fmt: skip
 
 

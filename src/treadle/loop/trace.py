@@ -72,8 +72,12 @@ def _from_prediction(project: Project, match: re.Match[str]) -> Iterator[Link]:
         value for _, value in project.journal.list("rollout", f"{environment}/")
         if value["instance"] == match["instance"]
     ]
-    yield Link("instance", match["instance"], _pick(rollouts[0], "address", "started", "status")
-               if rollouts else {"note": "no rollout of this instance is recorded here"})
+    if rollouts:
+        yield Link("instance", match["instance"], _pick(rollouts[0], "address", "started", "status"))
+    elif match["instance"].startswith("b"):
+        yield Link("instance", match["instance"], {"note": "a batch scoring"})
+    else:
+        yield Link("instance", match["instance"], {"note": "no rollout of it is recorded here"})
     yield from _from_release(project, project.release(environment, number))
 
 
@@ -85,12 +89,14 @@ def _captured(project: Project, environment: str, match: re.Match[str]) -> dict[
     if not folder.is_dir():
         return {}
     whole = match[0] if match["row"] is None else match[0].rpartition(".")[0]
-    for record in segments.read_segments(folder):
-        if record.get("prediction_id") == whole:
+    for captured in segments.read_segments(folder):
+        record = captured.record
+        if record.id == whole:
             row = int(match["row"] or 0)
-            inputs = {n: c[row] for n, c in record.get("inputs", {}).items() if row < len(c)}
-            extra = {n: c[row] for n, c in record.get("extra", {}).items() if row < len(c)}
-            return {"inputs": inputs, "with": extra}
+            inputs = {n: c[row] for n, c in record.inputs.items() if row < len(c)}
+            extra = {n: c[row] for n, c in record.extra.items() if row < len(c)}
+            answer = {n: c[row] for n, c in record.outputs.items() if row < len(c)}
+            return {"inputs": inputs, "with": extra, "answer": answer}
     return {}
 
 
@@ -268,10 +274,12 @@ def explain(project: Project, thing: str, environment: str) -> Explanation:
         head = _explain_data(project, thing)
         return Explanation(thing, (*head, *_words(entries[:3])), tuple(entries[:3]))
     step = project.journal.get("step_last", thing)
-    if step is not None:
-        return Explanation(thing, tuple(_explain_step(project, thing, step)))
+    lines = _explain_step(project, thing, step) if step is not None else []
     if thing in kinds:
-        return _explain_decisions(thing, [d for d in decisions if d.kind in kinds[thing]][:5])
+        about = [d for d in decisions if d.kind in kinds[thing]][:5]
+        return Explanation(thing, (*_explain_decisions(thing, about).lines, *lines), tuple(about))
+    if lines:
+        return Explanation(thing, tuple(lines))
     release = _named_release(project, thing)
     if release is not None:
         about = [d for d in decisions
@@ -327,7 +335,8 @@ def _explain_step(project: Project, name: str, last: dict[str, Any]) -> list[str
     planned = walk(project, project.environment(None)).plan()
     for action in planned.actions:
         if action.phase == "code" and action.subject == f"{name}()":
-            lines.append(f"the next turn would {action.action} it: {action.reason}")
+            verb = {"run": "run", "keep": "keep"}.get(action.action, action.action)
+            lines.append(f"the next turn would {verb} it: {action.reason}")
             lines += [f"  {words}" for words in action.changed]
     return lines
 
