@@ -15,7 +15,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -146,6 +145,8 @@ class _BlobPath(Protocol):
 
 
 def _remove(folder: Path) -> None:
+    import shutil  # with its archive formats, a tenth of the fast path
+
     shutil.rmtree(folder, ignore_errors=True)
 
 

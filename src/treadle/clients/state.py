@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Container, Iterator
@@ -119,6 +118,8 @@ class State:
         For the holder of the turn's lock: a model that is being made right now is not touched, as
         nobody else makes any (the recorder makes them anew if it must).
         """
+        import shutil
+
         swept = self.objects.sweep()
         folder = self.folder / "models"
         for path in folder.iterdir() if folder.is_dir() else ():
