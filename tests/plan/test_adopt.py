@@ -32,6 +32,15 @@ def adopted(folder: Path, **options) -> dict[str, object]:
     return {guess.name: guess.value for guess in proposal.guesses}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small trees wait longer for busy cores than they compute."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield
+
+
 def functions(path: Path) -> types.ModuleType:
     module = types.ModuleType("made_pipeline")
     sys.modules["made_pipeline"] = module

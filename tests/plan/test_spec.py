@@ -230,6 +230,15 @@ def test_a_mistake_is_told_in_words(tmp_path, old, new, words):
     assert any(words in item for item in found), "\n".join(found)
 
 
+def test_a_gate_may_name_what_the_judge_can_compute_and_nothing_else():
+    from treadle.plan.check import METRICS as NAMES
+    from treadle.test.metrics import METRICS
+
+    assert {task: set(names) for task, names in NAMES.items()} == {
+        task: set(metrics) for task, metrics in METRICS.items()
+    }
+
+
 def test_decay_without_truth_is_a_mistake_with_the_fix(tmp_path):
     text = changed("  truth:\n    data: arrivals\n    matures: 1d\n", "")
     (found,) = mistakes(tmp_path, text)

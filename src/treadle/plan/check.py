@@ -26,7 +26,7 @@ from treadle.plan.tree import Node
 METRICS: dict[str, tuple[str, ...]] = {
     "binary": (
         "roc_auc", "log_loss", "accuracy", "f1", "precision", "recall", "brier",
-        "average_precision",
+        "average_precision", "balanced_accuracy",
     ),
     "multiclass": ("log_loss", "accuracy", "f1_macro", "balanced_accuracy"),
     "regression": ("mae", "rmse", "r2", "mape", "median_absolute_error"),

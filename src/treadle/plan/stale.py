@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from treadle.base.records import Part, Snapshot
 
-_ORDER = ("code", "source", "param", "data", "input", "package", "python")
+_ORDER = ("code", "source", "param", "data", "input", "file", "package", "python")
 _SHOWN = 60
 
 
