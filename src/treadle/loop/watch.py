@@ -175,9 +175,12 @@ class HandedIn:
 
 def hand_in_truth(project: Project, environment: str, file: Path) -> HandedIn:
     """`treadle truth FILE`: the label and the key (or prediction_id) of each row."""
+    import pyarrow as pa
+
     from treadle.data.load import read_file
 
-    return add_truth(project, environment, read_file(file), source=str(file))
+    table = pa.Table.from_pylist(read_file(file))
+    return add_truth(project, environment, table, source=str(file))
 
 
 def add_truth(project: Project, environment: str, frame: Any, *, source: str = "") -> HandedIn:
@@ -228,10 +231,12 @@ def _truth_tables(project: Project, place: str) -> dict[tuple[str, ...], Any]:
     parts: dict[tuple[str, ...], list[Any]] = {}
     section = project.spec.monitor.truth
     if section is not None:
-        snapshot = datasets.take_one(project, section.data)
-        for table in load.arrow_parts(snapshot, project.objects):
-            normal, by = truth.normalise(table, _truth_key(project), project.spec.model.label,
-                                         _known_at(project))
+        snapshot = datasets.look(project, section.data, store=True)
+        if snapshot.parts:
+            normal, by = truth.normalise(
+                load.arrow(snapshot, project.objects), _truth_key(project),
+                project.spec.model.label, _known_at(project),
+            )
             parts.setdefault(by, []).append(normal)
     for _, part in project.journal.list("truth_part", f"{place}/"):
         parts.setdefault(tuple(part["by"]), []).append(decode(project.objects.read(part["content"])))
