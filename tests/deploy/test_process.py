@@ -111,6 +111,7 @@ def test_a_swap_loses_no_request_of_keep_alive_clients(
         thread.start()
     for release in range(2, 5):
         roll_out(release, "two" if release % 2 else "one", linger_s=3)
+    time.sleep(0.5)
     stop.set()
     for thread in clients:
         thread.join()
@@ -120,6 +121,7 @@ def test_a_swap_loses_no_request_of_keep_alive_clients(
         assert sum(a != b for a, b in zip(seen, seen[1:], strict=False)) == 3  # never back
 
 
+@pytest.mark.slow
 def test_an_idle_keep_alive_connection_finds_the_old_server_still_there(
     env_folder: Path, roll_out: Callable[..., Any]
 ) -> None:
@@ -146,6 +148,7 @@ def test_a_release_that_does_not_load_is_refused_and_the_old_one_goes_on(
     assert roll_out(4, "two").instance == process.observe(env_folder).instance
 
 
+@pytest.mark.slow
 def test_a_first_release_that_does_not_load_leaves_nothing_behind(
     env_folder: Path, roll_out: Callable[..., Any]
 ) -> None:
@@ -156,6 +159,7 @@ def test_a_first_release_that_does_not_load_leaves_nothing_behind(
     assert roll_out(2).release == 2
 
 
+@pytest.mark.slow
 def test_a_crashed_server_comes_back_on_its_port(
     env_folder: Path, roll_out: Callable[..., Any]
 ) -> None:

@@ -186,9 +186,12 @@ def _chunks(
         for path in paths:
             _check(str(path), _names(path), features)
         for path in paths:
-            for batch in _read(path, size):
-                if batch.num_rows:
-                    yield str(path), pa.Table.from_batches([batch])
+            try:
+                for batch in _read(path, size):
+                    if batch.num_rows:
+                        yield str(path), pa.Table.from_batches([batch])
+            except pa.ArrowInvalid as error:
+                raise _unreadable(path, error) from None
         return
     for number, frame in enumerate(cast("Iterable[pd.DataFrame]", items)):
         _check(f"chunk {number}", list(map(str, frame.columns)), features)
@@ -230,18 +233,34 @@ def _names(path: Path) -> list[str]:
     try:
         if _kind(path) == "parquet":
             return list(pq.read_schema(path).names)
+        if _kind(path) == "csv":
+            return list(_open_csv(path).schema.names)
         for batch in _read(path, 1):
             return list(batch.schema.names)
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise DataRefused(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    except pa.ArrowInvalid as error:
+        raise _unreadable(path, error) from None
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
-    return []
+    raise DataRefused(f"{path} is empty")
+
+
+def _unreadable(path: Path, error: Exception) -> DataRefused:
+    return DataRefused(f"{path} cannot be read: {str(error).splitlines()[0]}")
+
+
+def _open_csv(path: Path) -> Any:
+    """The types come from the first block; a later cell that breaks them is an error that names the
+    column and the value's kind, not a silent change of type in the middle of the output.
+    """
+    import pyarrow.csv as pc
+
+    if path.stat().st_size == 0:
+        raise DataRefused(f"{path} is empty")
+    return pc.open_csv(path, read_options=pc.ReadOptions(block_size=1 << 24))
 
 
 def _read(path: Path, size: int) -> Iterator[pa.RecordBatch]:
     """Record batches of a file, never more than `size` rows of it at once."""
-    import pyarrow.csv as pc
     import pyarrow.parquet as pq
 
     kind = _kind(path)
@@ -250,13 +269,7 @@ def _read(path: Path, size: int) -> Iterator[pa.RecordBatch]:
             yield from file.iter_batches(batch_size=size)
         return
     if kind == "csv":
-        if path.stat().st_size == 0:
-            raise DataRefused(f"{path} is empty")
-        # The types come from the first block; one that a later block breaks is an error that
-        # names the line, not a silent change of type in the middle of the output.
-        options = pc.ReadOptions(block_size=1 << 24)
-        reader = pc.open_csv(path, read_options=options)
-        for batch in reader:
+        for batch in _open_csv(path):
             for start in range(0, batch.num_rows, size):
                 yield batch.slice(start, size)
     else:

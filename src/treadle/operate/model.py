@@ -101,6 +101,8 @@ class LoadedModel:
             raise WrongInput(
                 "params", f"some of {', '.join(self.signature.params)}", "another parameter"
             )
+        if query.rows == 0:
+            return Prepared(None, 0, params=query.params)
         if self.signature.tensors:
             return Prepared(self._tensors(query), query.rows, params=query.params)
         return self._columns(query)
@@ -136,7 +138,7 @@ class LoadedModel:
             frame = pd.DataFrame(dict(columns))
             return Prepared(frame, query.rows, params=query.params)
         missing = [f.name for f in fields if f.required and f.name not in columns]
-        if missing and query.rows:
+        if missing:
             word = "a column of this name" if len(missing) == 1 else "columns of these names"
             raise WrongInput(", ".join(missing), word, "none")
         converted = {

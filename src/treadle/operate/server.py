@@ -128,6 +128,7 @@ class Application:
         self._model_ready = {f"{model}/ready", f"{model}{release}/ready"}
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] != "http":
             return
         path, method = scope["path"], scope["method"]
@@ -374,8 +375,8 @@ class Server(uvicorn.Server):
         until = clock.elapsed() + self._linger_s
         # One round at least: a connection accepted a moment ago is not in the set yet.
         await asyncio.sleep(0.05)
-        while self.server_state.connections and clock.elapsed() < until:
-            await asyncio.sleep(0.02)  # noqa: ASYNC110 - uvicorn keeps a set, no event
+        while self.server_state.connections and clock.elapsed() < until:  # noqa: ASYNC110 - a set, no event
+            await asyncio.sleep(0.02)
         await super().shutdown(sockets)
 
 

@@ -1,0 +1,81 @@
+"""Capture never stands in the way: bounded, sampled, capped, counted."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from treadle.base import segments
+from treadle.operate.capture import Capture, Taken, output_columns
+
+NOW = dt.datetime(2013, 5, 1, tzinfo=dt.UTC)
+
+
+def taken(number: int, rows: int = 1, data: Any = None) -> Taken:
+    data = pd.DataFrame({"x": [float(number)] * rows}) if data is None else data
+    return Taken(f"id{number}", NOW, 1.0, rows, data, {}, {"predict": np.zeros(rows)}, ("x",))
+
+
+def capture(folder: Path, **more: Any) -> Capture:
+    return Capture(folder, environment="local", release=1, instance="abc", **more)
+
+
+def test_what_is_offered_is_written_by_the_end(tmp_path: Path) -> None:
+    box = capture(tmp_path)
+    for number in range(50):
+        box.offer(lambda n=number: taken(n))
+    box.close()
+    assert [c.record.id for c in segments.read_segments(tmp_path)] == [f"id{n}" for n in range(50)]
+    assert box.captured == 50 and not list(tmp_path.glob("*.open"))
+
+
+def test_the_cap_per_minute_and_the_queue_drop_and_count(tmp_path: Path) -> None:
+    box = capture(tmp_path, per_minute=5, queue_rows=10)
+    box.offer(lambda: taken(0, rows=11))
+    for number in range(9):
+        box.offer(lambda n=number: taken(n))
+    box.close()
+    assert box.dropped == {"per_minute": 5, "queue": 1, "disk": 0, "error": 0} and box.captured == 4
+
+
+def test_a_rate_keeps_its_share(tmp_path: Path) -> None:
+    box = capture(tmp_path, rate=0.5)
+    for number in range(1000):
+        box.offer(lambda n=number: taken(n))
+    box.close()
+    assert 400 < box.captured < 600
+
+
+def test_flush_closes_the_segment_and_the_next_goes_on(tmp_path: Path) -> None:
+    box = capture(tmp_path)
+    box.offer(lambda: taken(0))
+    assert box.flush() and len(list(tmp_path.glob("*.msgpack"))) == 1
+    box.offer(lambda: taken(1))
+    box.close()
+    assert [c.record.id for c in segments.read_segments(tmp_path)] == ["id0", "id1"]
+
+
+def test_every_kind_of_column_becomes_plain_values(tmp_path: Path) -> None:
+    data = pd.DataFrame({
+        "text": pd.array(["a", None], dtype="str"), "when": pd.to_datetime(["2013-01-01", None]),
+        "flag": np.array([True, None], dtype=object), "small": np.array([1, 2], dtype="int8"),
+        "kind": pd.Categorical(["u", None]), "list": [[1], np.array([2])],
+    })
+    box = capture(tmp_path)
+    box.offer(lambda: taken(0, 2, data))
+    box.close()
+    (found,) = segments.read_segments(tmp_path)
+    assert found.record.inputs == {
+        "text": ["a", None], "when": ["2013-01-01T00:00:00.000000", None], "flag": [True, None],
+        "small": [1, 2], "kind": ["u", None], "list": [[1], [2]],
+    }
+
+
+def test_outputs_have_the_names_that_monitoring_reads() -> None:
+    assert output_columns({"predict": np.array([1.5])}) == {"prediction": [1.5]}
+    both = {"probability": np.array([[0.1, 0.9]]), "label": np.array(["late"])}
+    assert output_columns(both) == {"prediction_0": [0.1], "prediction_1": [0.9], "label": ["late"]}
