@@ -357,6 +357,14 @@ def test_no_recorder_starts_when_nothing_waits_or_it_is_switched_off(tmp_path, m
         assert not wait_recorder(state, 1)
 
 
+def test_a_recorder_that_cannot_start_fails_no_turn(tmp_path):
+    with State.open(tmp_path, create=True) as state:
+        state.journal.commit(Changes().tell(run_message(a_run(), (), None, None)))
+        (state.folder / "recorder.log").mkdir()
+        assert spawn_recorder(state) is None
+        assert "could not be started" in delivery(state.journal).error
+
+
 def test_the_messages_and_the_spawn_import_no_mlflow():
     code = (
         "import sys, treadle.clients.tracking; "

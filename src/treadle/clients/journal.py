@@ -30,7 +30,7 @@ from treadle.base import clock, crash
 from treadle.base.errors import StateBusy, StateCorrupt, StateError, StateVersion
 from treadle.base.plain import to_plain
 from treadle.base.records import Decision, Message
-from treadle.clients.files import disk_errors, disk_full, flocked, fsync_folder
+from treadle.clients.files import disk_errors, disk_full, flocked, flush, fsync_folder
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
@@ -279,7 +279,7 @@ class SqliteJournal:
                         connection.close()
                 number = os.open(temporary, os.O_RDONLY)
                 try:
-                    os.fsync(number)
+                    flush(number)
                 finally:
                     os.close(number)
                 os.rename(temporary, self.path)
@@ -301,6 +301,7 @@ class SqliteJournal:
             uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False,
         )
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA fullfsync=ON")  # macOS; nothing elsewhere
         return connection
 
     def _connect_reader(self) -> sqlite3.Connection:

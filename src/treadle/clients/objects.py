@@ -24,7 +24,7 @@ from typing import BinaryIO, Protocol
 from treadle.base import crash
 from treadle.base.digest import CHUNK_BYTES, canonical, digest_bytes, digest_file, digest_tree
 from treadle.base.errors import StateCorrupt, StateError
-from treadle.clients.files import disk_errors, fsync_folder
+from treadle.clients.files import disk_errors, flush, fsync_folder
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{2})([0-9a-f]{62})")
 _CLONE = 0x40049409  # FICLONE of Linux: share the extents (btrfs, XFS, bcachefs)
@@ -119,7 +119,7 @@ def materialize(
                 with open(blob(content), "rb") as source, open(place, "wb") as out:
                     seen, _ = _copy(source, out)
                     out.flush()
-                    os.fsync(out.fileno())
+                    flush(out.fileno())
                 if seen != content:
                     raise damaged(content, seen)
                 place.chmod(0o444)
@@ -216,7 +216,7 @@ class DiskObjects:
             return
         file.flush()
         crash.point("objects.write.before")
-        os.fsync(file.fileno())
+        flush(file.fileno())
         if not place.parent.is_dir():
             place.parent.mkdir(exist_ok=True)
             fsync_folder(self.root)

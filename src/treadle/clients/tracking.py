@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treadle.base import clock, crash
+from treadle.base.errors import StateError
 from treadle.base.plain import to_plain
 from treadle.base.records import Finding, Message, Model, Release, Run, Snapshot, Verdict, Window
 from treadle.base.spec import Spec
-from treadle.clients.files import disk_errors, flocked
+from treadle.clients.files import flocked
 from treadle.clients.journal import Changes, Journal, SqliteJournal
 
 if TYPE_CHECKING:
@@ -198,17 +199,19 @@ def _spawn(folder: Path, journal: Journal) -> int | None:
     if importlib.util.find_spec("mlflow") is None:
         note(journal, NOT_INSTALLED)
         return None
-    lock = folder / "recorder.lock"
-    with disk_errors(lock):
-        number = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
+        number = os.open(folder / "recorder.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _start(folder, number)
         except BlockingIOError:
             return None  # it looks again after it has let go of its lock: nothing is missed
-        return _start(folder, number)
-    finally:
-        os.close(number)
+        finally:
+            os.close(number)
+    except OSError as error:  # MLflow never fails a turn: what waits, waits
+        with contextlib.suppress(StateError):
+            note(journal, f"the recorder could not be started: {error}")
+        return None
 
 
 def _start(folder: Path, lock: int) -> int:
@@ -219,7 +222,7 @@ def _start(folder: Path, lock: int) -> int:
         if os.stat(log).st_size > _LOG_BYTES:
             os.replace(log, folder / "recorder.log.1")
     crash.point("recorder.spawn.before")
-    with disk_errors(log), open(log, "ab") as out:
+    with open(log, "ab") as out:
         # -P: a json.py or types.py in the user's folder is not the standard library's.
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "treadle.clients.recorder", os.fspath(folder.resolve()),
