@@ -24,6 +24,9 @@ Times finer than a microsecond are cut to it. Texts that CSV writes for a missin
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -184,7 +187,7 @@ def _pandas(table: pa.Table, columns: tuple[Column, ...]) -> pd.DataFrame:
         elif column.type == "null":
             table = table.set_column(index, column.name, values.cast(pa.float64()))
     plain = [name for name in table.column_names if name not in special]
-    made = table.select(plain).to_pandas(split_blocks=True, ignore_metadata=True)
+    made: pd.DataFrame = table.select(plain).to_pandas(split_blocks=True, ignore_metadata=True)
     for name, dtype in special.items():
         made[name] = dtype.__from_arrow__(table[name])
     return made.reindex(columns=table.column_names) if special else made
@@ -231,3 +234,38 @@ def _place(blob: Path, place: Path) -> Path:
         temporary.chmod(0o444)
     os.replace(temporary, place)
     return place
+
+
+def read_file(path: Path, *, limit: int | None = None) -> list[dict[str, Any]]:
+    """The rows of one Parquet, CSV or JSON-lines file as JSON's plain values, to ask a service.
+
+    Times are ISO 8601 texts, a decimal is a number, missing values, NaN and infinities are None.
+    DataRefused if the file cannot be read, UsageError if there is none or its suffix names no format.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    format_of(path.name)  # refuses an unknown suffix
+    from treadle.data.tables import Unreadable, inspect, read_part
+
+    try:
+        _, columns = inspect(path, path.name)
+    except Unreadable as error:
+        raise DataRefused(f"{path}: {error.text}") from error
+    lazy = read_part(path, path.name, columns, columns)
+    rows = (lazy if limit is None else lazy.head(limit)).collect(engine="streaming")
+    return [{key: _json(value) for key, value in row.items()} for row in rows.iter_rows(named=True)]
+
+
+def _json(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    return value

@@ -208,6 +208,9 @@ def save(path: Path, schemas: Mapping[str, Schema]) -> bool:
     """
     from treadle.clients.files import write_file
 
+    present = load(path)
+    if all(present.get(name) == schema for name, schema in schemas.items()):
+        return False
     text = path.read_text("utf-8") if path.exists() else ""
     document = _parse(text, path)
     fresh = document is None
