@@ -173,7 +173,12 @@ class Sqlite:
 
     def names(self, query: str) -> list[str]:
         """The columns that the query gives."""
-        return [name for name, _ in self._declared(query)]
+        found = [name for name, _ in self._declared(query)]
+        # A second column n comes out as `n:1`.
+        return [
+            match[1] if (match := re.fullmatch(r"(.+):\d+", name)) and match[1] in found else name
+            for name in found
+        ]
 
     def _declared(self, query: str) -> list[tuple[str, str]]:
         """Each column's name and declared type ("" for an expression), by way of a temporary view."""
