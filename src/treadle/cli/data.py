@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from treadle.base.digest import short
 from treadle.cli.output import Console, common, table
 from treadle.loop.project import open_project
+
+if TYPE_CHECKING:
+    from treadle.data.diff import DataDiff
 
 
 @click.group()
@@ -40,8 +45,24 @@ def diff(*, a: str, b: str | None, console: Console) -> int:
 
     project = open_project(create=False, report=console.report)
     found = compare(project, a, b)
-    console.result(found.data, found.text)
+    console.result(found, lambda: render_diff(found))
     return 0
+
+
+def render_diff(found: DataDiff) -> str:
+    """A difference: files and rows, then the columns that moved most."""
+    more = found.rows_after - found.rows_before
+    lines = [
+        f"{found.dataset}@{short(found.before)} → {short(found.after)}: {found.rows_before:,} → "
+        f"{found.rows_after:,} rows ({more:+,}), {len(found.parts_added)} files added, "
+        f"{len(found.parts_removed)} removed"
+    ]
+    rows = [
+        (c.name, c.change, c.before, c.after, c.psi, c.ks, c.missing_before, c.missing_after)
+        for c in sorted(found.columns, key=lambda c: (c.change == "same", -(c.psi or 0.0)))
+    ]
+    head = ("column", "change", "type", "to", "PSI", "KS", "missing", "to")
+    return "\n".join([*lines, table(rows, head)])
 
 
 @data.command()

@@ -29,7 +29,7 @@ def init(*, folder: Path, yes: bool, ci: str | None, dry_run: bool, console: Con
                            ("what", "value", "because")))
     for path in proposal.existing:
         console.report(f"{path} exists and stays as it is", warning=True)
-    files = [str(path) for path in proposal.files]
+    files = [str(path) for path in (*proposal.files, *proposal.appends)]
     if not files:
         raise UsageError(f"{folder} already has everything: nothing to write",
                          hint="treadle plan")

@@ -18,6 +18,8 @@ class Proposal:
     guesses: tuple[Guess, ...]
     files: dict[Path, str]
     existing: tuple[Path, ...]
+    appends: dict[Path, str]
+    """Lines that existing files lack (.gitignore)."""
 
 
 def propose(folder: Path, ci: str | None) -> Proposal:
@@ -28,17 +30,19 @@ def propose(folder: Path, ci: str | None) -> Proposal:
     found = adopt.detect(folder)
     texts = {folder / name: text for name, text in adopt.write(found).items()}
     if ci is not None:
-        name, text = adopt.ci_workflow(ci, found.project)
+        name, text = adopt.ci_workflow(ci, found.project, found.environment)
         texts[folder / name] = text
     existing = tuple(path for path in texts if path.exists())
     return Proposal(folder, tuple(found.guesses),
-                    {path: text for path, text in texts.items() if path not in existing}, existing)
+                    {path: text for path, text in texts.items() if path not in existing}, existing,
+                    {folder / name: line for name, line in found.appends.items()})
 
 
 def write(proposal: Proposal) -> None:
     """Write the proposed files; if one cannot be written, those before it are taken back."""
     written: list[Path] = []
     made: list[Path] = []
+    before = {path: path.read_bytes() for path in proposal.appends}
     try:
         for path, text in proposal.files.items():
             for parent in reversed(path.parents):
@@ -48,7 +52,13 @@ def write(proposal: Proposal) -> None:
             with open(path, "x", encoding="utf-8") as file:  # x: never overwrites, not even now
                 written.append(path)
                 file.write(text)
+        for path, line in proposal.appends.items():
+            with open(path, "ab") as log:
+                log.write((b"" if before[path].endswith(b"\n") or not before[path] else b"\n")
+                          + line.encode() + b"\n")
     except OSError as error:
+        for path, content in before.items():
+            path.write_bytes(content)
         for path in written:
             path.unlink(missing_ok=True)
         for parent in reversed(made):

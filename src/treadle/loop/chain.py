@@ -24,7 +24,7 @@ from treadle.release import release as releases
 if TYPE_CHECKING:
     from treadle.code.cache import PlannedStep
     from treadle.code.pipeline import Graph
-    from treadle.deploy.process import Observed
+    from treadle.deploy.target import Observed
     from treadle.loop.project import Project
 
 RULES = 1

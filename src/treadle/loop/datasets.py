@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from treadle.base import clock
 from treadle.base.digest import digest, short
@@ -16,11 +16,13 @@ from treadle.base.errors import DataRefused, TreadleError, UsageError
 from treadle.base.plain import from_plain, to_plain
 from treadle.base.records import Snapshot, Violation
 from treadle.clients.journal import Changes
+from treadle.clients.objects import Objects
 from treadle.data import schema as schemas
 from treadle.data import snapshot as snapshots
 from treadle.loop.project import Project, person
 
 if TYPE_CHECKING:
+    from treadle.data.diff import DataDiff
     from treadle.loop.chain import Chain
 
 RULES = 1
@@ -143,7 +145,7 @@ def refuse_known(chain: Chain) -> None:
     found: list[Violation] = []
     for name in chain.refused:
         key = check_key(chain.project, name, chain.snapshots[name])
-        checked = chain.project.journal.get("checked", key)
+        checked: Any = chain.project.journal.get("checked", key)
         found += [from_plain(Violation, value) for value in checked["violations"]
                   if value["severity"] == "refuse"]
     if found:
@@ -245,31 +247,33 @@ def show(project: Project) -> list[Shown]:
     return found
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A difference, as data and as text."""
-
-    data: Any
-    text: str
-
-
-def diff(project: Project, a: str, b: str | None) -> Compared:
+def diff(project: Project, a: str, b: str | None) -> DataDiff:
     """Rows, schema and distributions between two snapshots (by default: stored and present)."""
     from treadle.data.diff import diff as compare
-    from treadle.data.diff import render
 
     before = find(project, a)
-    after = find(project, b) if b is not None else _present(project, before.dataset)
-    found = compare(before, after, project.objects)
-    return Compared(found, render(found))
+    if b is not None:
+        return compare(before, find(project, b), project.objects)
+    # What the files hold now is compared where it lies: looking stores nothing.
+    after = look(project, before.dataset, store=False)
+    return compare(before, after, cast("Objects", _Beside(project, after)))
 
 
-def _present(project: Project, name: str) -> Snapshot:
-    return look(project, name, store=project.state is not None and not _read_only(project))
+class _Beside:
+    """The object store, and beside it a snapshot's own files where they are not stored yet."""
 
+    def __init__(self, project: Project, snapshot: Snapshot) -> None:
+        self._objects = project.objects
+        self._files = {part.content: project.folder / part.path for part in snapshot.parts}
 
-def _read_only(project: Project) -> bool:
-    return bool(getattr(project.journal, "read_only", False))
+    def path(self, digest: str, *, verify: bool = False) -> Path:
+        """A local file with that content."""
+        if not self._objects.has(digest) and digest in self._files:
+            return self._files[digest]
+        return self._objects.path(digest, verify=verify)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)
 
 
 def find(project: Project, identifier: str) -> Snapshot:

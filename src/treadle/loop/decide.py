@@ -233,6 +233,6 @@ def rollback(project: Project, environment: str, number: int | None, reason: str
     from treadle.loop.turn import tell
 
     tell(project)
-    return RolledBack(target, present.number, observed.address,
+    return RolledBack(target, present.number, observed.address or "",
                       f"release {target} answers at {observed.address}; "
                       f"release {present.number} is held")

@@ -148,6 +148,16 @@ def find_folder(start: Path | None = None) -> Path:
                      hint="`treadle init` makes one, or change to the project's folder")
 
 
+def _write_schema(folder: Path) -> None:
+    """The JSON Schema that treadle.yaml's first line names, for editors."""
+    import json
+
+    from treadle.clients.files import write_file
+    from treadle.plan.spec import json_schema
+
+    write_file(folder / "schema.json", json.dumps(json_schema(), indent=1).encode())
+
+
 def open_project(
     start: Path | None = None, *, create: bool, existing: bool = False, report: Report = silent
 ) -> Project:
@@ -182,4 +192,5 @@ def open_project(
             changes = Changes()
             changes.puts.append(remembered)
             journal.commit(changes)
+            _write_schema(state.folder)
     return Project(folder, spec, journal, objects, state, report=report)

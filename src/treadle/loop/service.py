@@ -20,7 +20,7 @@ from treadle.loop.chain import Chain, service_settings
 from treadle.loop.project import Project
 
 if TYPE_CHECKING:
-    from treadle.deploy.process import Observed
+    from treadle.deploy.target import Observed
 
 
 def roll_out(chain: Chain, *, by: str) -> Observed:

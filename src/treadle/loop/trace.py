@@ -5,6 +5,7 @@ Reads stored records only; what it says was decided then, with the evidence of t
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ def _from_prediction(project: Project, match: re.Match[str]) -> Iterator[Link]:
     environment, number = match["environment"], int(match["release"])
     made_ms = _ulid_millis(match["ulid"])
     facts: dict[str, Any] = {"at": clock.text(
-        clock.datetime.datetime.fromtimestamp(made_ms / 1000, clock.UTC))}
+        datetime.datetime.fromtimestamp(made_ms / 1000, clock.UTC))}
     if match["row"] is not None:
         facts["row"] = int(match["row"])
     facts |= _captured(project, environment, match)
