@@ -246,3 +246,43 @@ def test_dates_are_shown_as_iso_texts(tmp_path: Path) -> None:
     model = make_pipeline(encode, LogisticRegression()).fit(frame[["real", "day"]], frame["y"])
     package(model, SECTION, frame, tmp_path / "m")
     assert json.loads((tmp_path / "m/input_example.json").read_text())["data"][0][1] == "2013-01-01"
+
+
+@pytest.mark.parametrize(("kinds", "words"), [(3, "knows 3 classes: 0, 1, 2"), (1, "one class only")])
+def test_a_binary_model_knows_two_classes(tmp_path: Path, kinds: int, words: str) -> None:
+    from sklearn.dummy import DummyClassifier
+
+    frame = rows().assign(y=lambda f: f["whole"] % kinds)
+    model = DummyClassifier().fit(frame[["whole", "real"]], frame["y"])
+    with pytest.raises(PipelineError, match=words):
+        package(model, SECTION, frame, tmp_path / "m")
+
+
+OWN = """
+import sys; sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+import numpy as np, pandas as pd
+from ownmodel import Own
+from treadle.base.spec import ModelSection
+from treadle.build.package import package
+frame = pd.DataFrame({"x": [1.0, 2.0], "y": [1.0, 2.0]})
+print(package(Own(), ModelSection("m", "regression", "y"), frame, Path(sys.argv[1]),
+              trust_pickle=True).content)
+"""
+
+
+def test_an_own_class_too_is_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    source = tmp_path / "ownmodel.py"
+    digests = []
+    for number, factor in enumerate((2, 2, 3)):
+        source.write_text(
+            f"def double(v):\n    return v * {factor}\n\n\nclass Own:\n"
+            "    def predict(self, frame):\n        return double(frame['x'].to_numpy())\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", OWN, str(tmp_path / str(number)), str(tmp_path)],
+            capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": str(number), "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        digests.append(done.stdout.strip())
+    assert digests[0] == digests[1] != digests[2]

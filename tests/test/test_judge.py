@@ -102,11 +102,14 @@ def test_what_the_days_do_not_tell_is_undecided_with_the_blocks_that_would() -> 
         p = 1 / (1 + np.exp(-(1.2 * frame["x"] + 0.5 * frame["z"] - 1).to_numpy() - noise))
         return np.stack([1 - p, p], axis=1)
 
-    spec = TestSection(blocks="1d", gates=(GateSection("log_loss", versus="champion", margin=0.0),))
+    spec = TestSection(blocks="1d", gates=(GateSection("log_loss", versus="champion", margin=0.003),))
     verdict = judge(given(test=spec, predict=nearly, predict_champion=good))
-    assert verdict.outcome in ("undecided", "refuse")
-    if verdict.outcome == "undecided":
-        assert verdict.blocks_needed is None or verdict.blocks_needed > 14
+    answer = gate(verdict, "log_loss versus")
+    assert verdict.outcome == answer.outcome == "undecided"
+    assert answer.low < -0.003 < answer.high
+    assert verdict.blocks_needed is not None
+    assert verdict.blocks_needed > 14
+    assert f"about {verdict.blocks_needed} blocks would decide" in answer.text
 
 
 def test_a_model_that_knows_nothing_does_not_beat_a_constant() -> None:
@@ -320,3 +323,9 @@ def test_the_test_key_covers_model_champion_holdout_and_gates() -> None:
         key("m", None, "h", TEST, model, data=[], train="t"),
     }
     assert len(keys) == 7
+
+
+def test_three_labels_are_no_binary_task() -> None:
+    _, holdout = world()
+    verdict = judge(given(holdout=holdout.assign(late=holdout["id"] % 3), classes=()))
+    assert verdict.gates[0].text.startswith("late has 3 values, and a binary task has two")

@@ -20,11 +20,12 @@ import re
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from treadle.base.digest import digest, digest_bytes, digest_file
 from treadle.base.errors import MissingExtra, PipelineError, Refused, TreadleError
 from treadle.base.spec import Task
 from treadle.base.trust import allowed
@@ -272,13 +273,7 @@ def _pickle(model: Any, task: Task, folder: Path) -> Written:
             import cloudpickle  # type: ignore[import-untyped,unused-ignore]
         except ImportError as error:
             raise MissingExtra("cloudpickle", "mlflow", "storing classes of your project") from error
-        for module in own:
-            cloudpickle.register_pickle_by_value(module)
-        try:
-            data = cloudpickle.dumps(model)
-        finally:
-            for module in own:
-                cloudpickle.unregister_pickle_by_value(module)
+        data = _by_value(cloudpickle, model, own)
     else:
         data = pickle.dumps(model, protocol=5)
     path.write_bytes(data)
@@ -298,6 +293,33 @@ def _pickle(model: Any, task: Task, folder: Path) -> Written:
         "mlflow.sklearn", "model_path", method, frozenset(modules), getattr(model, method),
         pickled=True,
     )  # fmt: skip
+
+
+def _by_value(cloudpickle: Any, model: Any, own: Sequence[Any]) -> bytes:
+    """The bytes of a model with the classes and functions of the project's modules in them.
+
+    cloudpickle gives each such class a random id, by which a process knows it again: here it is the
+    digest of the project's sources, so that equal code gives equal bytes, and two versions of a class
+    in one process (champion and challenger) stay two.
+    """
+    sources = digest({m.__name__: digest_file(m.__file__) for m in own})
+    implementation = cloudpickle.cloudpickle
+    original = implementation._get_or_create_tracker_id
+
+    def named(cls: type) -> str:
+        return digest_bytes(f"{sources} {cls.__module__}.{cls.__qualname__}".encode())[-32:]
+
+    for module in own:
+        cloudpickle.register_pickle_by_value(module)
+    implementation._get_or_create_tracker_id = named
+    try:
+        return bytes(cloudpickle.dumps(model, protocol=5))
+    except Exception as error:
+        raise PipelineError(f"not even pickle can store the {_name(model)}: {error}") from error
+    finally:
+        implementation._get_or_create_tracker_id = original
+        for module in own:
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 def _project_modules() -> list[Any]:

@@ -108,6 +108,7 @@ def package(
     if section.task != "regression" and not classes and written.predict_fn == "predict":
         width = prediction.shape[1] if prediction.ndim == 2 else 2
         classes = tuple(range(width))
+    _check_classes(classes, section)
     pinned = tuple(requirements) if requirements is not None else pins.pin(written.modules)
     rows_shown = {"columns": list(names), "data": _json_rows(shown)}
     texts = {
@@ -180,6 +181,20 @@ def _classes(value: Any, task: str) -> tuple[Any, ...]:
     if found is None:
         return ()
     return tuple(item.item() if hasattr(item, "item") else item for item in list(found))
+
+
+def _check_classes(classes: tuple[Any, ...], section: ModelSection) -> None:
+    shown = ", ".join(map(str, classes[:10]))
+    if section.task != "regression" and len(classes) == 1:
+        raise PipelineError(
+            f"the model knows one class only: every training row has the {section.label} {shown}",
+            hint="train on rows of both kinds",
+        )
+    if section.task == "binary" and len(classes) > 2:
+        raise PipelineError(
+            f"model.task is binary, and the model knows {len(classes)} classes: {shown}",
+            hint="say `task: multiclass`, or make the label one of two values",
+        )
 
 
 def _try(written: Any, shown: Any, features: Sequence[Any]) -> Any:

@@ -289,6 +289,9 @@ def _labels_gate(given: JudgeInput, rows: _Rows, classes: Sequence[Any]) -> Gate
             text = f"{label} is infinite in {int((~np.isfinite(rows.truth)).sum())} rows"
             return GateResult("labels", "refuse", None, None, text=text)
         return None
+    if task == "binary" and len(classes) > 2:
+        text = f"{label} has {len(classes)} values, and a binary task has two: say `task: multiclass`"
+        return GateResult("labels", "refuse", float(len(classes)), 2.0, text=text)
     if rows.unknown:
         text = (
             f"{int((rows.truth < 0).sum())} rows have a {label} that the model does not know: "

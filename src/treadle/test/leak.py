@@ -77,7 +77,7 @@ def gate(
     high = sorted((n for n in scores if scores[n] >= TOO_GOOD), key=lambda n: -scores[n])
     if high:
         text = (
-            f"{_list(high)} alone predicts the label with {measure} of {scores[best]:.3f} "
+            f"{_list(high)} alone predict{'s' if len(high) == 1 else ''} the label with {measure} of {scores[best]:.3f} "
             f"({TOO_GOOD} is refused): is it known before the label is?"
         )
         return GateResult("leak", "refuse", scores[best], TOO_GOOD, text=text)
