@@ -258,9 +258,12 @@ class _Reader:
                 for name in node.names:
                     self.use((name,))
                     self.unit.writes.add((name,))
-        elif kind in (ast.ExceptHandler, ast.MatchAs, ast.MatchStar) and not self.scopes:
-            if node.name:
-                self.unit.binds.add(node.name)
+        elif (
+            kind in (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
+            and not self.scopes
+            and node.name
+        ):
+            self.unit.binds.add(node.name)
         if isinstance(node, _SCOPES):
             self.scope(node)
             return

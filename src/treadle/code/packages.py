@@ -22,7 +22,7 @@ _ALIASES = {
     "sklearn": "scikit-learn", "PIL": "pillow", "cv2": "opencv-python", "yaml": "pyyaml",
     "dateutil": "python-dateutil", "bs4": "beautifulsoup4", "skimage": "scikit-image",
     "attr": "attrs", "dotenv": "python-dotenv", "xgboost": "xgboost-cpu", "umap": "umap-learn",
-    "git": "gitpython", "psycopg2": "psycopg2-binary", "ruamel": "ruamel-yaml",
+    "git": "gitpython", "mpl_toolkits": "matplotlib", "jwt": "pyjwt", "psycopg2": "psycopg2-binary", "ruamel": "ruamel-yaml",
 }  # fmt: skip
 _NORMAL = re.compile(r"[-_.]+")
 
@@ -82,6 +82,8 @@ class Packages:
         local = self._local(root)
         if local is not None:
             return root, f"source {_tree(local)}"
+        if not _importable(root):
+            return root, "not installed"
         for distribution, entry in listed.items():
             if _provides(entry[1], root):
                 return self._described(distribution, entry)
@@ -112,6 +114,16 @@ class Packages:
             if module.is_file():
                 return module
         return None
+
+
+def _importable(root: str) -> bool:
+    """Whether anything on sys.path has this name: spares reading what every package installed."""
+    return any(
+        name == root or name.startswith(f"{root}.")
+        for entry in sys.path
+        if os.path.isdir(entry or ".")
+        for name in os.listdir(entry or ".")
+    )
 
 
 def _provides(dist_info: str, root: str) -> bool:
