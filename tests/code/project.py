@@ -13,7 +13,9 @@ from treadle.code import cache, execute, fingerprint, pipeline, store
 def write(folder: Path, **files: str) -> Path:
     """`pipeline="…"` becomes pipeline.py; `pkg__mod` becomes pkg/mod.py."""
     for name, text in files.items():
-        path = folder / (name.replace("__", "/") + ".py" if name != "pkg__init" else "pkg/__init__.py")
+        path = folder / (
+            name.replace("__", "/") + ".py" if name != "pkg__init" else "pkg/__init__.py"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
     return folder
@@ -35,13 +37,28 @@ class Turns:
 
     def snapshots(self):
         return {
-            name: Snapshot(name, "files", (Part(f"{name}.csv", f"sha256:{hash(repr(self.frames.get(name))) & 0xFFFF}", 1, 1),))
+            name: Snapshot(
+                name,
+                "files",
+                (
+                    Part(
+                        f"{name}.csv", f"sha256:{hash(repr(self.frames.get(name))) & 0xFFFF}", 1, 1
+                    ),
+                ),
+            )
             for name in self.datasets
         }
 
     def plan(self, **parameters):
         values = {key.replace("__", "."): value for key, value in parameters.items()}
-        return cache.look(self.graph(), self.journal, self.objects, self.snapshots(), values, uncached=self.uncached)
+        return cache.look(
+            self.graph(),
+            self.journal,
+            self.objects,
+            self.snapshots(),
+            values,
+            uncached=self.uncached,
+        )
 
     def stale(self, **parameters):
         return {step.name for step in self.plan(**parameters) if step.hit is None}
@@ -56,8 +73,15 @@ class Turns:
                 ran.append(facts["step"])
 
         self.steps = execute.run(
-            self.plan(**parameters), self.graph(), lambda name, kind: self.frames[name],
-            self.objects, self.journal, self.journal.commit, report, trust, run_id="R",
+            self.plan(**parameters),
+            self.graph(),
+            lambda name, kind: self.frames[name],
+            self.objects,
+            self.journal,
+            self.journal.commit,
+            report,
+            trust,
+            run_id="R",
         )
         return ran
 

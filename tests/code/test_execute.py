@@ -13,7 +13,9 @@ import pytest
 from treadle.base.errors import PipelineError, StepFailed
 from treadle.code import cache, store
 
-spec = importlib.util.spec_from_file_location("code_project", Path(__file__).with_name("project.py"))
+spec = importlib.util.spec_from_file_location(
+    "code_project", Path(__file__).with_name("project.py")
+)
 project = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(project)
 Turns, write = project.Turns, project.write
@@ -49,7 +51,10 @@ def test_the_plan_has_before_and_after_of_what_a_step_depends_on(tmp_path):
     turns.run()
     write(tmp_path, pipeline=THREE.replace("range(n)", "range(n + 1)"))
     step = turns.plan(a__n=4)[0]
-    assert {k for k in step.depends if step.depends[k] != step.before[k]} == {"code a()", "param a.n"}
+    assert {k for k in step.depends if step.depends[k] != step.before[k]} == {
+        "code a()",
+        "param a.n",
+    }
     assert (step.before["param a.n"], step.depends["param a.n"]) == ("3", "4")
 
 
@@ -59,7 +64,9 @@ def test_lost_and_damaged_results_are_made_again_and_said_aloud(tmp_path):
     turns.run()
     turns.objects.delete(turns.steps["b"].results[0].content)
     assert {s.name: s.why for s in turns.plan() if s.hit is None} == {
-        "b": "result b is lost", "out": "waits for b"}
+        "b": "result b is lost",
+        "out": "waits for b",
+    }
     assert turns.run() == ["b"]
     write(tmp_path, pipeline=three.replace("sum(b)", "sum(b) + 1"))
     content = turns.steps["b"].results[0].content
@@ -100,7 +107,11 @@ def test_data_is_handed_over_fresh_and_changes_in_place_stay_inside(tmp_path):
     def out(model, train, array, table):
         return [int(train["x"].sum()), int(array.sum()), table]
     """
-    turns = Turns(write(tmp_path, pipeline=text), datasets=("rows",), frames={"rows": pd.DataFrame({"x": [1, 2]})})
+    turns = Turns(
+        write(tmp_path, pipeline=text),
+        datasets=("rows",),
+        frames={"rows": pd.DataFrame({"x": [1, 2]})},
+    )
     turns.run()
     assert turns.value("out") == [3, 3, {"a": [1]}]
 
@@ -132,19 +143,28 @@ def test_a_file_that_a_step_opens_makes_it_stale_when_it_changes(tmp_path):
 def test_a_step_that_raises_shows_its_own_traceback_only(tmp_path):
     text = "def _deep(x):\n    return 1 / x\ndef out():\n    return _deep(0)\n"
     turns = Turns(write(tmp_path, pipeline=text))
-    with pytest.raises(StepFailed, match="step out failed: ZeroDivisionError: division by zero") as caught:
+    with pytest.raises(
+        StepFailed, match="step out failed: ZeroDivisionError: division by zero"
+    ) as caught:
         turns.run()
     trace = caught.value.user_traceback
-    assert "pipeline.py\", line 2, in _deep" in trace and "treadle/code" not in trace and "execute.py" not in trace
+    assert (
+        'pipeline.py", line 2, in _deep' in trace
+        and "treadle/code" not in trace
+        and "execute.py" not in trace
+    )
     assert turns.journal.list("running") == []
 
 
-@pytest.mark.parametrize(("body", "message"), [
-    ("raise SystemExit(3)", r"it called sys.exit\(3\)"),
-    ("raise MemoryError", "out of memory"),
-    ("pass", "returned None where the result out is needed"),
-    ("return object()", "result out is a object, for which there is no safe format"),
-])
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise SystemExit(3)", r"it called sys.exit\(3\)"),
+        ("raise MemoryError", "out of memory"),
+        ("pass", "returned None where the result out is needed"),
+        ("return object()", "result out is a object, for which there is no safe format"),
+    ],
+)
 def test_what_a_step_does_wrong_is_said(tmp_path, body, message):
     with pytest.raises(PipelineError, match=message):
         Turns(write(tmp_path, pipeline=f"def out():\n    {body}\n")).run()
@@ -152,7 +172,9 @@ def test_what_a_step_does_wrong_is_said(tmp_path, body, message):
 
 def test_a_broken_promise_of_a_named_tuple_is_said(tmp_path):
     text = "from typing import NamedTuple\nclass P(NamedTuple):\n    out: int\n    more: int\ndef p() -> P:\n    return (1, 2)\n"
-    with pytest.raises(StepFailed, match="returned a tuple, where its annotation promises out, more"):
+    with pytest.raises(
+        StepFailed, match="returned a tuple, where its annotation promises out, more"
+    ):
         Turns(write(tmp_path, pipeline=text)).run()
     turns = Turns(write(tmp_path, pipeline=text.replace("(1, 2)", "P(None, 2)")))
     with pytest.raises(StepFailed, match="returned None where the result out"):
@@ -232,9 +254,14 @@ turns.run()
 def test_a_step_that_dies_by_a_signal_leaves_a_record_and_what_was_done_before(tmp_path):
     from treadle.clients.state import State
 
-    write(tmp_path, pipeline="import os, signal\ndef a(): return 1\ndef out(a):\n    os.kill(os.getpid(), signal.SIGKILL)\n")
+    write(
+        tmp_path,
+        pipeline="import os, signal\ndef a(): return 1\ndef out(a):\n    os.kill(os.getpid(), signal.SIGKILL)\n",
+    )
     script = DIES.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    died = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    died = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert died.returncode == -9, died.stderr
     state = State.open(tmp_path, create=False)
     assert state.journal.get("running", "R")["step"] == "out"

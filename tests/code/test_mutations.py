@@ -64,16 +64,16 @@ PROJECTS = {
                 return x / y if y > 0 else 0
             ''',
         "maths/__init__.py": "",
-        "maths/basic.py": '''
+        "maths/basic.py": """
             LOW, HIGH = -1.5, 100
             def add(x, y):
                 return x + y
             def clip(x):
                 return max(LOW, min(HIGH, x))
-            ''',
+            """,
     },
     "classes": {
-        "pipeline.py": '''
+        "pipeline.py": """
             from shapes import Square, Circle
             from base import registry_size
             def shapes(n: int = 4):
@@ -83,8 +83,8 @@ PROJECTS = {
                 return [shape.area() for shape in made] + [len(made[0]), made[1] < made[0]]
             def out(areas, digits: int = 2):
                 return {"sum": round(sum(areas), digits), "kinds": registry_size()}
-            ''',
-        "base.py": '''
+            """,
+        "base.py": """
             KINDS = []
             class Shape:
                 scale = 2
@@ -102,8 +102,8 @@ PROJECTS = {
                     return self.area() < other.area()
             def registry_size():
                 return len(KINDS) * 10
-            ''',
-        "shapes.py": '''
+            """,
+        "shapes.py": """
             from base import Shape
             PI = 3
             class Square(Shape):
@@ -116,10 +116,10 @@ PROJECTS = {
                 scale = 3
                 def factor(self):
                     return PI
-            ''',
+            """,
     },
     "closures": {
-        "pipeline.py": '''
+        "pipeline.py": """
             import functools
             from tools import twice, Counter, compose
             STEPS = [lambda x: x + 1, lambda x: x * 3]
@@ -137,8 +137,8 @@ PROJECTS = {
                 COUNTER.tick()
                 total = functools.reduce(lambda a, b: a - b, grown)
                 return [total, COUNTER.seen, [y for x in grown if (y := x % 4) != 1]]
-            ''',
-        "tools.py": '''
+            """,
+        "tools.py": """
             import functools
             EXTRA = 7
             def twice(function):
@@ -159,10 +159,10 @@ PROJECTS = {
                     self.seen = start
                 def tick(self, by=2):
                     self.seen += by
-            ''',
+            """,
     },
     "dispatch": {
-        "pipeline.py": '''
+        "pipeline.py": """
             import handlers
             from handlers import HANDLERS, register
             @register("triple")
@@ -185,8 +185,8 @@ PROJECTS = {
                     case _:
                         kind = "other"
                 return {"value": value, "kind": kind, "rest": handlers.settings()["mode"]}
-            ''',
-        "handlers.py": '''
+            """,
+        "handlers.py": """
             HANDLERS = {}
             CONFIG = {"mode": "fast"}
             CONFIG["level"] = 3
@@ -210,10 +210,10 @@ PROJECTS = {
                 if max(values) > 14:
                     raise ValueError("too big: %d" % max(values))
                 return values
-            ''',
+            """,
     },
     "state": {
-        "pipeline.py": '''
+        "pipeline.py": """
             from pkg import api as service, setup
             from pkg.store import *
             LEVEL = setup(2)
@@ -229,8 +229,8 @@ PROJECTS = {
                 global LEVEL
                 LEVEL = LEVEL + 1
                 return [service.total(values), DEFAULT, fetch("x"), LEVEL, service.kind]
-            ''',
-        "pkg/__init__.py": '''
+            """,
+        "pkg/__init__.py": """
             from . import api
             from .store import fetch as _fetch
             _level = 1
@@ -238,24 +238,26 @@ PROJECTS = {
                 global _level
                 _level = level * 5
                 return _level - 1
-            ''',
-        "pkg/api.py": '''
+            """,
+        "pkg/api.py": """
             from . import store
             kind = "api" + store.DEFAULT
             def total(values):
                 return sum(values.values()) + store.BASE
-            ''',
-        "pkg/store.py": '''
+            """,
+        "pkg/store.py": """
             BASE = 10
             DEFAULT = "d"
             def fetch(key, default=DEFAULT):
                 return {"x": 1, "y": 2}.get(key, default)
-            ''',
+            """,
     },
 }
 ORDER = {
-    "helpers": ["rows", "split", "model", "score"], "classes": ["shapes", "areas", "out"],
-    "closures": ["numbers", "grown", "out"], "dispatch": ["raw", "handled", "named", "out"],
+    "helpers": ["rows", "split", "model", "score"],
+    "classes": ["shapes", "areas", "out"],
+    "closures": ["numbers", "grown", "out"],
+    "dispatch": ["raw", "handled", "named", "out"],
     "state": ["keys", "values", "out"],
 }
 
@@ -314,11 +316,25 @@ def behaviour(folder, order, inputs=None):
     return seen, given
 
 
-MODULES = {name.partition("/")[0].removesuffix(".py") for files in PROJECTS.values() for name in files}
+MODULES = {
+    name.partition("/")[0].removesuffix(".py") for files in PROJECTS.values() for name in files
+}
 fingerprint_parameters: dict[str, dict[str, list[str]]] = {}
-OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.Mod: ast.Mult,
-             ast.Pow: ast.Mult, ast.Gt: ast.LtE, ast.GtE: ast.Lt, ast.Lt: ast.GtE, ast.Eq: ast.NotEq,
-             ast.NotEq: ast.Eq, ast.And: ast.Or, ast.Or: ast.And}
+OPERATORS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.Div: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.Gt: ast.LtE,
+    ast.GtE: ast.Lt,
+    ast.Lt: ast.GtE,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
 
 
 def mutants(tree):
@@ -326,10 +342,12 @@ def mutants(tree):
     nodes = list(ast.walk(tree))
     names = sorted({n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)})
     for index, node in enumerate(nodes):
+
         def changed(change, words, index=index):
             clone = copy.deepcopy(tree)
             change(list(ast.walk(clone))[index])
             return clone, f"line {getattr(node, 'lineno', '?')}: {words}"
+
         if isinstance(node, ast.Constant):
             if isinstance(node.value, bool):
                 yield changed(lambda n: setattr(n, "value", not n.value), "negated constant")
@@ -340,17 +358,28 @@ def mutants(tree):
         if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in OPERATORS:
             yield changed(lambda n: setattr(n, "op", OPERATORS[type(n.op)]()), "other operator")
         if isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
-            yield changed(lambda n: n.ops.__setitem__(0, OPERATORS[type(n.ops[0])]()), "other comparison")
+            yield changed(
+                lambda n: n.ops.__setitem__(0, OPERATORS[type(n.ops[0])]()), "other comparison"
+            )
         if isinstance(node, ast.UnaryOp):
-            yield changed(lambda n: setattr(n, "op", ast.UAdd() if isinstance(n.op, ast.USub) else ast.Invert()), "other sign")
+            yield changed(
+                lambda n: setattr(
+                    n, "op", ast.UAdd() if isinstance(n.op, ast.USub) else ast.Invert()
+                ),
+                "other sign",
+            )
         if isinstance(node, ast.Call) and len(node.args) > 1:
             yield changed(lambda n: n.args.reverse(), "arguments reversed")
         if isinstance(node, ast.Call) and node.args:
             yield changed(lambda n: n.args.pop(), "argument dropped")
         if isinstance(node, ast.IfExp | ast.If):
-            yield changed(lambda n: setattr(n, "test", ast.UnaryOp(ast.Not(), n.test)), "condition negated")
+            yield changed(
+                lambda n: setattr(n, "test", ast.UnaryOp(ast.Not(), n.test)), "condition negated"
+            )
         if isinstance(node, ast.Return) and node.value is not None:
-            yield changed(lambda n: setattr(n, "value", ast.List([n.value], ast.Load())), "result in a list")
+            yield changed(
+                lambda n: setattr(n, "value", ast.List([n.value], ast.Load())), "result in a list"
+            )
         if isinstance(node, ast.Attribute):
             yield changed(lambda n: setattr(n, "attr", n.attr + "_"), "other attribute")
         if isinstance(node, ast.FunctionDef) and node.decorator_list:
@@ -359,15 +388,22 @@ def mutants(tree):
             yield changed(lambda n: n.bases.clear(), "base class removed")
         if isinstance(node, ast.ImportFrom) and len(node.names) > 1:
             yield changed(lambda n: n.names.pop(), "import dropped")
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in names and len(names) > 1:
+        if (
+            isinstance(node, ast.Name)
+            and isinstance(node.ctx, ast.Load)
+            and node.id in names
+            and len(names) > 1
+        ):
             other = names[(names.index(node.id) + 1) % len(names)]
             yield changed(lambda n, other=other: setattr(n, "id", other), f"calls {other}")
         for field in ("body", "orelse"):
             block = getattr(node, field, None)
             if isinstance(block, list):
                 for position in range(len(block)):
-                    yield changed(lambda n, f=field, i=position: getattr(n, f).__setitem__(i, ast.Pass()),
-                                  f"statement {position} removed")
+                    yield changed(
+                        lambda n, f=field, i=position: getattr(n, f).__setitem__(i, ast.Pass()),
+                        f"statement {position} removed",
+                    )
 
 
 @pytest.mark.parametrize("name", PROJECTS)
@@ -425,8 +461,11 @@ def test_formatting_comments_and_docstrings_change_no_key(name, tmp_path):
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
                 node.body.insert(0, ast.Expr(ast.Constant("Another docstring.")))
-        for other in (ast.unparse(ast.fix_missing_locations(tree)), "# a comment\n\n\n" + text.replace("\n", "  # c\n").replace(":  # c", ":  # d"),
-                      ast.unparse(ast.parse(text))):
+        for other in (
+            ast.unparse(ast.fix_missing_locations(tree)),
+            "# a comment\n\n\n" + text.replace("\n", "  # c\n").replace(":  # c", ":  # d"),
+            ast.unparse(ast.parse(text)),
+        ):
             (folder / path).write_text(other)
             assert keys(folder, ORDER[name]) == before, (path, other)
         (folder / path).write_text(text)

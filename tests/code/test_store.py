@@ -29,13 +29,22 @@ def there_and_back(value, trust=False):
 
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
-    | st.dates() | st.timedeltas() | st.datetimes(),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text() | st.integers() | st.just("$float"), inner, max_size=4)
-    | st.lists(inner, max_size=3).map(tuple)
-    | st.frozensets(st.integers() | st.text(), max_size=4)
-    | st.sets(st.integers(), max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.dates()
+    | st.timedeltas()
+    | st.datetimes(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text() | st.integers() | st.just("$float"), inner, max_size=4)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.frozensets(st.integers() | st.text(), max_size=4)
+        | st.sets(st.integers(), max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -44,7 +53,9 @@ def same(a, b):
     if type(a) is not type(b):
         return False
     if isinstance(a, float):
-        return (math.isnan(a) and math.isnan(b)) or (a == b and math.copysign(1, a) == math.copysign(1, b))
+        return (math.isnan(a) and math.isnan(b)) or (
+            a == b and math.copysign(1, a) == math.copysign(1, b)
+        )
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):
@@ -58,9 +69,21 @@ def test_plain_values_come_back_with_their_types(value):
     assert same(store.decode(store.encode(value)), value)
 
 
-@pytest.mark.parametrize("value", [b"\x00\xff", bytearray(b"ab"), 3, True, "ä\ud800", float("nan"),
-                                   {"auc": np.float64(0.7), "n": np.int32(3)}, {"a": np.arange(3)},
-                                   np.float32(0.1), datetime.date(2013, 1, 1)])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\x00\xff",
+        bytearray(b"ab"),
+        3,
+        True,
+        "ä\ud800",
+        float("nan"),
+        {"auc": np.float64(0.7), "n": np.int32(3)},
+        {"a": np.arange(3)},
+        np.float32(0.1),
+        datetime.date(2013, 1, 1),
+    ],
+)
 def test_single_values_keep_their_type(value):
     back, result = there_and_back(value)
     assert type(back) is type(value)
@@ -72,8 +95,11 @@ def test_single_values_keep_their_type(value):
         assert back == value or value != value
 
 
-@given(st.integers(0, 5), st.sampled_from(["float64", "int8", "bool", "datetime64[ns]", "U3", "complex64", "float16"]),
-       st.booleans())
+@given(
+    st.integers(0, 5),
+    st.sampled_from(["float64", "int8", "bool", "datetime64[ns]", "U3", "complex64", "float16"]),
+    st.booleans(),
+)
 @settings(max_examples=40, deadline=None)
 def test_arrays_come_back_with_dtype_and_shape(rows, dtype, fortran):
     value = np.zeros((rows, 2), dtype=dtype, order="F" if fortran else "C")
@@ -105,25 +131,35 @@ WIDE = pd.DataFrame(
 )
 
 
-@pytest.mark.parametrize("frame", [
-    WIDE,
-    WIDE.iloc[:0],
-    WIDE.set_index("str"),
-    WIDE.set_index(["i8", "bool"]),
-    WIDE.iloc[[2, 0]],
-    pd.DataFrame({1: [1.0], 2: [2.0]}),
-    pd.DataFrame(np.zeros((2, 3))),
-    pd.DataFrame({"a": [1, 2]}, index=pd.date_range("2013", periods=2, freq="D", name="day")),
-    pd.DataFrame({"a": [1, 2]}).rename_axis(columns="kind"),
-    pd.DataFrame(index=range(3)),
-], ids=range(10))
+@pytest.mark.parametrize(
+    "frame",
+    [
+        WIDE,
+        WIDE.iloc[:0],
+        WIDE.set_index("str"),
+        WIDE.set_index(["i8", "bool"]),
+        WIDE.iloc[[2, 0]],
+        pd.DataFrame({1: [1.0], 2: [2.0]}),
+        pd.DataFrame(np.zeros((2, 3))),
+        pd.DataFrame({"a": [1, 2]}, index=pd.date_range("2013", periods=2, freq="D", name="day")),
+        pd.DataFrame({"a": [1, 2]}).rename_axis(columns="kind"),
+        pd.DataFrame(index=range(3)),
+    ],
+    ids=range(10),
+)
 def test_pandas_frames_come_back_exactly(frame):
     back, result = there_and_back(frame)
-    pd.testing.assert_frame_equal(back, frame, check_freq=True, check_index_type="exact", check_column_type="exact")
+    pd.testing.assert_frame_equal(
+        back, frame, check_freq=True, check_index_type="exact", check_column_type="exact"
+    )
     assert result.type.startswith("pandas") and result.format == "parquet"
 
 
-@pytest.mark.parametrize("series", [WIDE["cat"], WIDE["tz"], pd.Series([1, 2], name=("a", 1)), pd.Series([1.5], index=["k"])], ids=range(4))
+@pytest.mark.parametrize(
+    "series",
+    [WIDE["cat"], WIDE["tz"], pd.Series([1, 2], name=("a", 1)), pd.Series([1.5], index=["k"])],
+    ids=range(4),
+)
 def test_pandas_series_come_back_exactly(series):
     back, _ = there_and_back(series)
     pd.testing.assert_series_equal(back, series)
@@ -159,10 +195,12 @@ def test_polars_frames_come_back_exactly():
         store.save("x", frame.lazy(), MemoryObjects())
 
 
-@given(st.lists(st.tuples(st.floats(), st.text(), st.integers(-2**63, 2**63 - 1)), max_size=6))
+@given(st.lists(st.tuples(st.floats(), st.text(), st.integers(-(2**63), 2**63 - 1)), max_size=6))
 @settings(max_examples=40, deadline=None)
 def test_any_simple_frame_comes_back(rows):
-    frame = pd.DataFrame(rows, columns=["f", "s", "i"]).astype({"f": "float64", "s": "str", "i": "int64"})
+    frame = pd.DataFrame(rows, columns=["f", "s", "i"]).astype(
+        {"f": "float64", "s": "str", "i": "int64"}
+    )
     back, _ = there_and_back(frame)
     pd.testing.assert_frame_equal(back, frame)
 
@@ -193,7 +231,9 @@ class Own:
 
 
 def test_other_types_need_trust_in_pickle_by_name():
-    with pytest.raises(store.NotStorable, match="result x is a .*Own, for which there is no safe format") as caught:
+    with pytest.raises(
+        store.NotStorable, match="result x is a .*Own, for which there is no safe format"
+    ) as caught:
         store.save("x", Own(), MemoryObjects())
     assert "trust: pickle" in caught.value.hint
     with pytest.raises(store.NotStorable, match="holding a .*Own"):
@@ -283,8 +323,12 @@ for model, rows in [
 
 def test_one_model_has_one_digest_in_two_processes():
     running = [
-        subprocess.Popen([sys.executable, "-c", FIT], stdout=subprocess.PIPE, text=True,
-                         env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": seed})
+        subprocess.Popen(
+            [sys.executable, "-c", FIT],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": seed},
+        )
         for seed in ("1", "2")
     ]
     first, second = (process.communicate()[0] for process in running)

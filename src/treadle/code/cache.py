@@ -184,4 +184,3 @@ def result_of(step: Step, name: str) -> Result:
         if result.name == name:
             return result
     raise KeyError(name)
-

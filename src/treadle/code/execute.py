@@ -239,9 +239,7 @@ class _Run:
     def import_module(self) -> types.ModuleType:
         return importlib.import_module(self.graph.sources.file.stem)
 
-    def call(
-        self, node: Node, function: Callable[..., Any], arguments: Mapping[str, Any]
-    ) -> Any:
+    def call(self, node: Node, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         return self.guarded(f"step {node.name} failed", lambda: function(**arguments), node.name)
 
     def guarded(self, what: str, action: Callable[[], Any], step: str = "") -> Any:
@@ -411,7 +409,9 @@ def user_code(sources: Sources) -> Iterator[None]:
     for name, module in kept_modules.items():
         # Left by an earlier turn of this process, or another module of the pipeline's name.
         file = getattr(module, "__file__", None) or ""
-        ours = file.startswith(inside) and "site-packages" not in file and not file.startswith(_OURS)
+        ours = (
+            file.startswith(inside) and "site-packages" not in file and not file.startswith(_OURS)
+        )
         if name != "__main__" and (name == stem or ours):
             del sys.modules[name]
     sys.meta_path.insert(0, finder)

@@ -766,7 +766,8 @@ class _Project:
             places, _ = self.resolve(module, unit, chain)
             for place in self.reach(places)[0] if places else ():
                 if "__init_subclass__" in self.unit(place).members or any(
-                    word.arg == "metaclass" for word in getattr(self.unit(place).node, "keywords", ())
+                    word.arg == "metaclass"
+                    for word in getattr(self.unit(place).node, "keywords", ())
                 ):
                     return True
         return False
@@ -817,8 +818,10 @@ class _Project:
         name = target[0]
         rest = (*target[1:], *rest)
         for _ in range(64):  # a name may be handed on from module to module
-            while rest and f"{name}.{rest[0]}" in self.modules and (
-                name not in self.modules or rest[0] not in self.modules[name].symbols
+            while (
+                rest
+                and f"{name}.{rest[0]}" in self.modules
+                and (name not in self.modules or rest[0] not in self.modules[name].symbols)
             ):
                 name, rest = f"{name}.{rest[0]}", rest[1:]
             module = self.modules.get(name)
@@ -938,8 +941,7 @@ class _Project:
         """Whether the step is used as a plain function too, by itself or by what it reaches."""
         name = self.unit(place).node.name  # type: ignore[attr-defined]
         return any(
-            any(name in chain for chain in self.unit(found).uses)
-            or self.unit(found).wide
+            any(name in chain for chain in self.unit(found).uses) or self.unit(found).wide
             for found in reached
         )
 

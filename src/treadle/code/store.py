@@ -159,14 +159,19 @@ def encode(value: Any) -> Any:
     if kind is tuple:
         return {"$tuple": [encode(item) for item in value]}
     if kind in (set, frozenset):
-        items = sorted((encode(item) for item in value), key=lambda i: json.dumps(i, sort_keys=True))
+        items = sorted(
+            (encode(item) for item in value), key=lambda i: json.dumps(i, sort_keys=True)
+        )
         return {f"${kind.__name__}": items}
     if kind in (bytes, bytearray):
         return {f"${kind.__name__}": base64.b64encode(value).decode()}
     if kind in (datetime.datetime, datetime.date, datetime.time):
         if getattr(value, "tzinfo", None) is not None and value.tzinfo is not datetime.UTC:
             raise _NotPlain("datetime in a time zone other than UTC")
-        return {f"${kind.__name__}": value.isoformat(), **({"fold": 1} if getattr(value, "fold", 0) else {})}
+        return {
+            f"${kind.__name__}": value.isoformat(),
+            **({"fold": 1} if getattr(value, "fold", 0) else {}),
+        }
     if kind is datetime.timedelta:
         return {"$timedelta": [value.days, value.seconds, value.microseconds]}
     if isinstance(value, Path):
@@ -241,7 +246,9 @@ def _save_paths(name: str, value: Path | list[Path], objects: Objects) -> Result
         size += length
         entries.append([str(path), content])
     data = json.dumps({"single": single, "files": entries}, separators=(",", ":")).encode()
-    return Result(name, "paths", objects.put_bytes(data), size, "pathlib.Path" if single else "list")
+    return Result(
+        name, "paths", objects.put_bytes(data), size, "pathlib.Path" if single else "list"
+    )
 
 
 def _load_paths(stored: dict[str, Any], objects: Objects) -> Any:
@@ -368,7 +375,9 @@ def _categories(name: str, value: Any, column: Any) -> dict[str, Any]:
     try:
         values = encode(index.tolist())
     except _NotPlain as error:
-        raise _unknown(name, value, f" whose column {column.name} has {error} as categories") from None
+        raise _unknown(
+            name, value, f" whose column {column.name} has {error} as categories"
+        ) from None
     return {"values": values, "dtype": str(index.dtype), "ordered": bool(column.cat.ordered)}
 
 
@@ -397,7 +406,8 @@ def _to_pandas(table: Any) -> Any:
         dtype = pd.CategoricalDtype(values, ordered=known["ordered"])
         frame[column] = frame[column].astype(dtype)
     if facts.get("index_range"):
-        frame.index = pd.RangeIndex(*facts["index_range"], name=frame.index.name)
+        start, stop, step = facts["index_range"]
+        frame.index = pd.RangeIndex(start, stop, step, name=frame.index.name)
     if facts.get("freq") and len(frame):
         frame.index.freq = facts["freq"]
     if facts.get("series"):
