@@ -57,11 +57,11 @@ def test_the_first_run_and_no_change():
 def test_a_new_month_is_told_with_its_rows():
     old = snapshot({"data/1.parquet": ("x", 27004)})
     new = snapshot({"data/1.parquet": ("x", 27004), "data/2.parquet": ("y", 26398)})
-    assert data_words(old, new) == ("data flights: +26 398 rows in 1 new file",)
+    assert data_words(old, new) == ("data flights: +26,398 rows in 1 new file",)
     assert data_words(old, new, moved=2) == (
-        "data flights: +26 398 rows in 1 new file, 2 columns moved",
+        "data flights: +26,398 rows in 1 new file, 2 columns moved",
     )
-    assert data_words(None, new) == ("data flights: first snapshot, 53 402 rows in 2 files",)
+    assert data_words(None, new) == ("data flights: first snapshot, 53,402 rows in 2 files",)
     assert data_words(new, new) == ()
 
 

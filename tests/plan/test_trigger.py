@@ -69,7 +69,7 @@ def test_new_labelled_rows_count_from_the_number_of_the_spec():
     assert decide(RetrainEvidence(NOW, new_labelled_rows=19_999), section).answer == "no"
     answer = decide(RetrainEvidence(NOW, new_labelled_rows=20_000), section)
     assert answer.answer == "yes"
-    assert "20 000 new labelled rows" in answer.words
+    assert "20,000 new labelled rows" in answer.words
 
 
 def test_a_schedule_is_a_reason_when_its_time_has_come():

@@ -507,7 +507,7 @@ def _key(frame: pl.DataFrame, time: str | None) -> Guess | None:
         if (kind.is_integer() or str(kind) == "String")
         and re.fullmatch(r"id|.*_id|id_.*|uuid|key|.*_key|.*_no|.*_number", name.lower())
     ]  # fmt: skip
-    rows = f"{frame.height:,}".replace(",", " ")
+    rows = f"{frame.height:,}"
     for columns in [[name] for name in ids] + [[name, time] for name in ids if time]:
         some = frame.select(columns)
         if some.null_count().sum_horizontal()[0] == 0 and some.n_unique() == frame.height:

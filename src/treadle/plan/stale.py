@@ -117,7 +117,7 @@ def _parts(old: Snapshot, new: Snapshot) -> list[str]:
         words.append(f"{_signed(removed, -1, new.kind)}{_count(len(removed), 'removed ' + unit)}")
     if altered:
         difference = sum((now[p].rows or 0) - (was[p].rows or 0) for p in altered)
-        rows = f"{difference:+,} rows in ".replace(",", " ") if difference else ""
+        rows = f"{difference:+,} rows in " if difference else ""
         text = f"{rows}{_count(len(altered), 'changed ' + unit)}"
         words.append(f"{text} ({_shown(altered)})")
     if renamed:
@@ -152,7 +152,7 @@ def _signed(parts: list[Part], sign: int, kind: str) -> str:
     if kind == "paths":
         return ""
     rows = sum(part.rows or 0 for part in parts) * sign
-    return f"{rows:+,} rows in ".replace(",", " ")
+    return f"{rows:+,} rows in "
 
 
 def _amount(snapshot: Snapshot) -> str:
@@ -160,12 +160,12 @@ def _amount(snapshot: Snapshot) -> str:
     files = _count(len(snapshot.parts), unit)
     if snapshot.kind == "paths":
         return files
-    return f"{snapshot.rows:,} rows in {files}".replace(",", " ")
+    return f"{snapshot.rows:,} rows in {files}"
 
 
 def _count(number: int, unit: str) -> str:
     plural = unit.removesuffix("batch") + "batches" if unit.endswith("batch") else unit + "s"
-    return f"{number:,} ".replace(",", " ") + (unit if number == 1 else plural)
+    return f"{number:,} " + (unit if number == 1 else plural)
 
 
 def _shown(paths: list[str]) -> str:

@@ -202,7 +202,7 @@ def _joined(sentences: list[str]) -> str:
 
 
 def _number(value: int) -> str:
-    return f"{value:,}".replace(",", " ")
+    return f"{value:,}"
 
 
 def _span(span: timedelta) -> str:
