@@ -109,7 +109,7 @@ def test_wrong_inputs_are_refused_before_anything_is_scored(tmp_path: Path, inpu
         with pytest.raises(DataRefused, match=match):
             batch.score([bad], double, tmp_path / "o.parquet", **WHO)
     late = tmp_path / "late.csv"
-    late.write_text("x,name\n" + "1,abcdefg\n" * 2_000_000 + "soon,b\n")
+    late.write_text("x,name\n" + ("1," + "a" * 997 + "\n") * 20_000 + "soon,b\n")
     with pytest.raises(DataRefused, match="late.csv cannot be read: .*soon"):
         batch.score([late], double, tmp_path / "o.parquet", **WHO)
     bad.write_text("x\n")

@@ -26,7 +26,7 @@ ROW = st.tuples(
     st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1),
     st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False, width=32)), st.booleans(),
 )
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 
 from treadle.base.digest import digest_tree
 from treadle.base.errors import Refused, StateCorrupt, UsageError
-from treadle.operate import model, signature
+from treadle.operate import model, plane, signature
 from treadle.operate.signature import WrongInput
 
 MLMODEL = "flavors: {flavors}\nsignature: {{inputs: '{inputs}', outputs: '[]', params: null}}\n"
@@ -138,6 +138,49 @@ def test_lightgbm_answers_as_in_process(tmp_path: Path) -> None:
     fitted.save_model(tmp_path / "model.lgb")
     write_mlmodel(tmp_path, {"lightgbm": {"data": "model.lgb"}, "python_function": {}}, COLUMNS)
     np.testing.assert_array_equal(model.load(tmp_path).predict(rows), fitted.predict(rows))
+
+
+@pytest.mark.parametrize("kind", ["sklearn", "xgboost", "lightgbm", "onnx"])
+def test_directories_of_our_own_build_answer_as_the_model_that_was_packaged(
+    kind: str, tmp_path: Path
+) -> None:
+    from treadle.base.spec import ModelSection
+    from treadle.build import flavor, package
+
+    rows = some(40)
+    label = (rows.a + rows.b > 0).astype(int)
+    value: Any
+    if kind == "sklearn":
+        from sklearn.linear_model import LogisticRegression
+
+        value = LogisticRegression().fit(rows, label)
+    elif kind == "xgboost":
+        import xgboost
+
+        value = xgboost.XGBClassifier(n_estimators=3, n_jobs=1).fit(rows, label)
+    elif kind == "lightgbm":
+        import lightgbm
+
+        value = lightgbm.LGBMClassifier(n_estimators=3, n_jobs=1, verbose=-1).fit(rows, label)
+    else:
+        from onnx import TensorProto, helper, numpy_helper
+
+        weights = numpy_helper.from_array(np.array([[1.0], [-2.0]]), "weights")
+        ends = [helper.make_tensor_value_info(n, TensorProto.DOUBLE, [None, w])
+                for n, w in (("row", 2), ("y", 1))]
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["row", "weights"], ["y"])], "g", ends[:1], ends[1:], [weights])
+        value = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    task: Any = "regression" if kind == "onnx" else "binary"
+    section = ModelSection(result="model", task=task, label="late", features=("a", "b"))
+    written = package.package(value, section, rows.assign(late=label), tmp_path / "m")
+    (tmp_path / "again").mkdir()
+    expected = np.asarray(flavor.write(value, task, tmp_path / "again").predict(rows))
+    loaded = model.load(tmp_path / "m", files=written.files)
+    assert loaded.content == written.content and loaded.features == written.features
+    other = rows.assign(flight=1)[["flight", "b", "a"]]
+    np.testing.assert_array_equal(loaded.predict(other), expected.reshape(-1) if kind == "onnx" else expected)
+    assert plane.Plane(loaded, plane.Identity()).warm() == "warmed by the input example (3 rows)"
 
 
 @pytest.mark.parametrize(("kind", "values", "dtype"), [

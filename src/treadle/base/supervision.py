@@ -100,6 +100,7 @@ def write(path: Path, record: Any) -> None:
 def read(path: Path, kind: type[T]) -> T | None:
     """The record in a file; None if there is none or another Treadle wrote it."""
     try:
-        return from_plain(kind, json.loads(path.read_bytes()))
+        plain = json.loads(path.read_bytes())
+        return from_plain(kind, plain) if isinstance(plain, dict) else None
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
         return None

@@ -24,7 +24,11 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_T
 
 def main(arguments: list[str] | None = None) -> int:
     """The process's exit code."""
-    options = _parser().parse_args(arguments)
+    try:
+        options = _parser().parse_args(arguments)
+    except UsageError as error:  # a variable of the environment that cannot be
+        print(f"error: {error.message}", file=sys.stderr)
+        return error.exit_code
     if options.command == "supervise":
         from treadle.operate import supervisor
 
@@ -178,4 +182,8 @@ def _listener(options: argparse.Namespace) -> socket.socket:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    sys.stderr.flush()
+    # Everything is written; taking the libraries down in order would only cost a second or two.
+    os._exit(code)

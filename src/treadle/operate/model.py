@@ -295,6 +295,13 @@ def load(
     document = read_mlmodel(folder)
     flavors = document.get("flavors") or {}
     signature = signatures.read(document.get("signature"))
+    told = _treadle_json(folder)
+    if signature.tensors and told.get("features"):
+        # Treadle's ONNX models are tensors to MLflow, but their columns have names and an order.
+        fields = tuple(
+            signatures.Field(f["name"], f["type"], f["required"]) for f in told["features"]
+        )
+        signature = signatures.Signature(fields, signature.outputs, signature.params)
     pyfunc = flavors.get("python_function") or {}
     function = str(pyfunc.get("predict_fn") or "predict")
     code = pyfunc.get("code")
@@ -303,7 +310,8 @@ def load(
         sys.path.insert(0, str(_inside(folder, str(code))))
     for flavor, loader in _LOADERS.items():
         if flavor in flavors:
-            native, call = loader(folder, flavors[flavor] or {}, function, trust_pickle)
+            conf = {**(flavors[flavor] or {}), "treadle_output": told.get("output")}
+            native, call = loader(folder, conf, function, trust_pickle)
             return LoadedModel(folder, flavor, signature, function, call, native, content)
     if not pyfunc:
         raise UsageError(f"the MLmodel file knows no python_function: {', '.join(flavors) or 'none'}")
@@ -330,6 +338,17 @@ def read_mlmodel(folder: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"{folder / 'MLmodel'} is no mapping")
     return document
+
+
+def _treadle_json(folder: Path) -> dict[str, Any]:
+    """What Treadle's own directories say beyond MLflow's words: named features, the one output."""
+    import json
+
+    try:
+        told = json.loads((folder / "treadle.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return told if isinstance(told, dict) and told.get("format") == 1 else {}
 
 
 def verify(folder: Path, files: Mapping[str, str]) -> str:
@@ -478,6 +497,7 @@ def _load_onnx(folder: Path, conf: dict[str, Any], function: str, _trust: bool) 
     )
     inputs = [(item.name, item.type) for item in session.get_inputs()]
     names = [item.name for item in session.get_outputs()]
+    wanted = [conf["treadle_output"]] if conf.get("treadle_output") in names else names
 
     def call(data: Any, _params: Mapping[str, Any]) -> Any:
         if isinstance(data, Mapping):
@@ -488,7 +508,7 @@ def _load_onnx(folder: Path, conf: dict[str, Any], function: str, _trust: bool) 
         else:
             feed = {inputs[0][0]: data.to_numpy() if hasattr(data, "to_numpy") else data}
         feed = {name: _onnx_type(feed[name], kind) for name, kind in inputs}
-        answers = dict(zip(names, session.run(None, feed), strict=True))
+        answers = dict(zip(wanted, session.run(wanted, feed), strict=True))
         if function == "predict_proba" and len(answers) > 1:
             answers = {n: v for n, v in answers.items() if "prob" in n} or answers
         return {n: v.ravel() if getattr(v, "ndim", 1) == 2 and v.shape[1] == 1 else v

@@ -300,8 +300,10 @@ class Supervisor:
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
             if child is self._active:
                 self._active = None
-                self._log.say(f"release {child.wanted.release} (pid {child.process.pid}) died {how}")
                 if self._stop_at is None:
+                    self._log.say(
+                        f"release {child.wanted.release} (pid {child.process.pid}) died {how}"
+                    )
                     self._crashed(child)
             elif child.phase == "starting" and self._stop_at is None:
                 waited = supervision.read(self._folder / supervision.WANTED, Wanted)
