@@ -240,9 +240,9 @@ def test_other_types_need_trust_in_pickle_by_name():
         store.save("x", {"a": [Own()]}, MemoryObjects())
     objects = MemoryObjects()
     result = store.save("x", {"a": Own()}, objects, trust_pickle=True)
-    assert store.load(result, objects) == {"a": Own()}
+    assert store.load(result, objects, trust_pickle=True) == {"a": Own()}
     with pytest.raises(Refused, match="trust: pickle"):
-        store.load(result, objects, trust_pickle=False)
+        store.load(result, objects)
     with pytest.raises(store.NotStorable, match="not even by pickle"):
         store.save("x", lambda: 1, MemoryObjects(), trust_pickle=True)
 

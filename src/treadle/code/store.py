@@ -66,7 +66,7 @@ def save(name: str, value: object, objects: Objects, trust_pickle: bool = False)
     return _blob(name, "pickle", _pickle_bytes(name, value), objects, kind)
 
 
-def load(result: Result, objects: Objects, *, trust_pickle: bool = True) -> Any:
+def load(result: Result, objects: Objects, *, trust_pickle: bool = False) -> Any:
     """The value of a stored result, equal to the one that was saved and independent of it.
 
     Raises StateCorrupt where the blob is not what its digest says; Refused for a pickle that the
