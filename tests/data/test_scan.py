@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
-import os
 import shutil
 
 import numpy as np

@@ -245,7 +245,9 @@ def read_file(path: Path, *, limit: int | None = None) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     format_of(path.name)  # refuses an unknown suffix
-    from treadle.data.tables import Unreadable, inspect, read_part
+    from treadle.data.inspect import inspect
+    from treadle.data.tables import read_part
+    from treadle.data.types import Unreadable
 
     try:
         _, columns = inspect(path, path.name)

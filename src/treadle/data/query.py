@@ -32,6 +32,7 @@ from treadle.base.spec import DataSection
 from treadle.clients.database import connect
 from treadle.clients.journal import Changes, Journal
 from treadle.clients.objects import Objects
+from treadle.data.inspect import arrow_logical
 from treadle.data.snapshot import record
 from treadle.data.types import refuse_text
 
@@ -251,28 +252,3 @@ def _columns(schema: pa.Schema, nulls: dict[str, bool]) -> tuple[Column, ...]:
     return tuple(
         Column(field.name, arrow_logical(field.type), nulls[field.name]) for field in schema
     )
-
-
-def arrow_logical(kind: pa.DataType) -> str:
-    """The logical type of an Arrow type (see `data/types.py`)."""
-    types = pa.types
-    if types.is_dictionary(kind):
-        return arrow_logical(kind.value_type)
-    if kind == pa.uint64():
-        return "unsigned"
-    tests = (
-        (types.is_integer, "integer"), (types.is_floating, "float"), (types.is_boolean, "boolean"),
-        (types.is_string, "string"), (types.is_large_string, "string"),
-        (types.is_string_view, "string"), (types.is_date, "date"), (types.is_time, "time"),
-        (types.is_duration, "duration"), (types.is_binary, "binary"),
-        (types.is_large_binary, "binary"), (types.is_fixed_size_binary, "binary"),
-        (types.is_null, "null"),
-    )  # fmt: skip
-    for test, name in tests:
-        if test(kind):
-            return name
-    if types.is_timestamp(kind):
-        return "timestamp" if kind.tz is None else "timestamp_utc"
-    if types.is_decimal(kind):
-        return f"decimal({kind.precision},{kind.scale})"
-    return "nested"

@@ -280,7 +280,8 @@ def _read(
             rows: int | None = None
             columns: tuple[Column, ...] = ()
             if tables:
-                from treadle.data.tables import Unreadable, inspect
+                from treadle.data.inspect import inspect
+                from treadle.data.types import Unreadable
 
                 try:
                     rows, columns = inspect(content, place)

@@ -9,6 +9,7 @@ import glob
 import os
 import posixpath
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Literal
 
 from treadle.base.errors import DataRefused, UsageError
@@ -62,27 +63,30 @@ def listing(section: DataSection, folder: Path) -> list[str]:
     pattern = section.files if section.files is not None else section.paths
     if pattern is None:
         return []
-    clean = posixpath.normpath(pattern)
+    clean, base = posixpath.normpath(pattern), os.fspath(folder)
     if posixpath.isabs(clean) or clean.split("/", 1)[0] == "..":
         raise UsageError(
             f"{pattern!r} leads out of the project's folder {folder}",
             hint="lineage names files relative to the project: link the folder into it "
             "(`ln -s /big/disk/data data`) and name the link",
         )
-    found = [
-        path.replace(os.sep, "/")
-        for path in glob.iglob(clean, root_dir=folder, recursive=True)
-        if not os.path.isdir(os.path.join(folder, path))
-    ]
-    if "**" in clean:
-        found = _once(found, folder)
-    found.sort()
-    for path in found:
-        if not os.path.exists(os.path.join(folder, path)):
+    found = []
+    for entry in glob.iglob(clean, root_dir=folder, recursive=True):
+        path = entry.replace(os.sep, "/")
+        try:
+            is_folder = S_ISDIR(os.stat(f"{base}/{path}").st_mode)
+        except OSError:
             raise DataRefused(
-                f"{path} is a link to {os.readlink(os.path.join(folder, path))}, which is not there",
+                f"{path} is a link to {os.readlink(f'{base}/{path}')}, which is not there"
+                if os.path.islink(f"{base}/{path}")
+                else f"{path} disappeared while it was looked at",
                 hint="restore what it leads to, or remove the link",
-            )
+            ) from None
+        if not is_folder:
+            found.append(path)
+    if "**" in clean:
+        found = _once(found, base)
+    found.sort()
     if not found:
         raise _nothing(pattern, clean, folder)
     if section.files is not None:
@@ -91,18 +95,13 @@ def listing(section: DataSection, folder: Path) -> list[str]:
     return found
 
 
-def _once(paths: list[str], folder: Path) -> list[str]:
+def _once(paths: list[str], base: str) -> list[str]:
     """Each file by its shortest path: `**` may reach one through several links."""
     seen: dict[tuple[int, int], str] = {}
-    broken = []
     for path in sorted(paths, key=lambda text: (text.count("/"), text)):
-        try:
-            stat = os.stat(os.path.join(folder, path))
-        except OSError:
-            broken.append(path)
-            continue
+        stat = os.stat(f"{base}/{path}")
         seen.setdefault((stat.st_dev, stat.st_ino), path)
-    return [*seen.values(), *broken]
+    return list(seen.values())
 
 
 def _nothing(pattern: str, clean: str, folder: Path) -> DataRefused:

@@ -16,7 +16,7 @@ import polars as pl
 from treadle.base.records import Column, Part, Snapshot
 from treadle.clients.objects import Objects
 from treadle.data.source import Format, format_of
-from treadle.data.types import DECIMAL
+from treadle.data.types import DECIMAL, Unreadable, first_line
 
 NULLS = ["NA", "N/A", "n/a", "#N/A", "NULL", "null", "NaN", "nan", "None"]
 """Texts that stand for a missing value in CSV, beside the empty one (as pandas reads them)."""
@@ -36,15 +36,6 @@ _SIMPLE: dict[str, Any] = {
     "binary": pl.Binary,
     "null": pl.Null,
 }
-
-
-class Unreadable(Exception):
-    """A file that cannot be read as what its name says; `rule` and a sentence."""
-
-    def __init__(self, rule: str, text: str) -> None:
-        super().__init__(text)
-        self.rule = rule
-        self.text = text
 
 
 def logical(dtype: pl.DataType) -> str:
@@ -78,54 +69,13 @@ def physical(kind: str) -> pl.DataType | None:
     return found() if isinstance(found, type) else found
 
 
-def inspect(path: Path, name: str) -> tuple[int, tuple[Column, ...]]:
-    """Rows and columns of a file that was not seen before; `name` tells its format.
-
-    Parquet by its footer; text by one pass over the file. Unreadable says what is wrong.
-    """
+def inspect_text(path: Path, name: str) -> tuple[int, tuple[Column, ...]]:
+    """Rows and columns of a CSV, TSV or JSON-lines file by one pass over it. Unreadable says why not."""
     form = format_of(name)
-    if path.stat().st_size == 0:
-        raise Unreadable("empty", "the file has no bytes at all")
-    if form == "parquet":
-        return _inspect_parquet(path)
     try:
         return _inspect_jsonl(path) if form == "jsonl" else _inspect_text(path, form)
     except (pl.exceptions.PolarsError, OSError, EOFError) as error:
-        raise Unreadable("unreadable", _first_line(error)) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _inspect_parquet(path: Path) -> tuple[int, tuple[Column, ...]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            metadata, schema = file.metadata, file.schema_arrow
-            # The footer stands at the end: a file cut at its start or middle is found by its size.
-            nulls = [0] * len(schema)
-            for group in range(metadata.num_row_groups):
-                for index in range(metadata.num_columns):
-                    chunk = metadata.row_group(group).column(index)
-                    if metadata.num_columns == len(schema):
-                        known = chunk.statistics is not None and chunk.statistics.has_null_count
-                        nulls[index] += chunk.statistics.null_count if known else 1
-    except (pa.ArrowException, OSError) as error:
-        raise Unreadable(
-            "unreadable",
-            f"it is no whole Parquet file (cut off, or of another format): {_first_line(error)}",
-        ) from error
-    empty = pl.from_arrow(schema.empty_table())
-    assert isinstance(empty, pl.DataFrame)
-    flat = metadata.num_columns == len(schema)
-    columns = tuple(
-        Column(column, logical(dtype), bool(nulls[index]) if flat else True)
-        for index, (column, dtype) in enumerate(empty.schema.items())
-    )
-    return metadata.num_rows, columns
+        raise Unreadable("unreadable", first_line(error)) from error
 
 
 def _separator(form: Format) -> str:

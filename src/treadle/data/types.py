@@ -18,6 +18,20 @@ from treadle.base.records import Column, Violation
 DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
 
 
+class Unreadable(Exception):
+    """A file that cannot be read as what its name says; `rule` and a sentence."""
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(text)
+        self.rule = rule
+        self.text = text
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line, for a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def numeric(kind: str) -> bool:
     """Whether values of the logical type are numbers."""
     return kind in ("integer", "unsigned", "float") or kind.startswith("decimal")
