@@ -186,6 +186,12 @@ def test_classes_as_text_and_several_of_them():
     assert rows.truth.tolist() == [1.0, 0.0] and rows.prediction.tolist() == [1.0, 1.0]
 
 
+def test_whole_numbers_as_answers_are_classes():
+    answered = joined(truth=[2, 1, 2], prediction=[2, 2, 1])
+    rows = quality.judged(answered, "binary", (1, 2), DAY_S)
+    assert rows.truth.tolist() == [1.0, 0.0, 1.0] and rows.prediction.tolist() == [1.0, 1.0, 0.0]
+
+
 def test_regression_needs_no_classes():
     rows = quality.judged(joined(truth=[3, 5], prediction=[2.5, None]), "regression", (), DAY_S)
     assert rows.truth.tolist() == [3.0] and quality.constant(rows).tolist() == [3.0]
