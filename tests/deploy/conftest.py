@@ -14,7 +14,9 @@ import pytest
 from treadle.base import supervision
 from treadle.deploy import process
 
-_spec = importlib.util.spec_from_file_location("deploy_models", Path(__file__).with_name("models.py"))
+_spec = importlib.util.spec_from_file_location(
+    "deploy_models", Path(__file__).with_name("models.py")
+)
 assert _spec and _spec.loader
 models = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(models)
@@ -49,8 +51,13 @@ def roll_out(env_folder: Path, model_folders: dict[str, Path]) -> Callable[..., 
     def go(release: int, model: str = "one", *, port: int = 0, **more: Any) -> Any:
         more = {"content": f"sha256:{model}", **more}
         return process.roll_out(
-            env_folder, ProcessTarget(target="process", port=port), release, model_folders[model],
-            environment="local", name="demo", **more,
+            env_folder,
+            ProcessTarget(target="process", port=port),
+            release,
+            model_folders[model],
+            environment="local",
+            name="demo",
+            **more,
         )
 
     return go

@@ -24,7 +24,8 @@ def linear(folder: Path, a: float, b: float, *, broken: bool = False) -> Path:
 
     folder.mkdir(parents=True)
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["row", "weights"], ["y"])], "linear",
+        [helper.make_node("MatMul", ["row", "weights"], ["y"])],
+        "linear",
         [helper.make_tensor_value_info("row", TensorProto.DOUBLE, [None, 2])],
         [helper.make_tensor_value_info("y", TensorProto.DOUBLE, [None, 1])],
         [numpy_helper.from_array(np.array([[a], [b]], dtype=float), "weights")],
@@ -34,9 +35,12 @@ def linear(folder: Path, a: float, b: float, *, broken: bool = False) -> Path:
     if broken:
         (folder / "model.onnx").write_bytes(b"this is no model")
     inputs = [{"type": "double", "name": n, "required": True} for n in ("x", "z")]
-    (folder / "MLmodel").write_text(MLMODEL.format(
-        inputs=json.dumps(inputs), outputs=json.dumps([{"type": "double", "name": "y"}]),
-    ))
+    (folder / "MLmodel").write_text(
+        MLMODEL.format(
+            inputs=json.dumps(inputs),
+            outputs=json.dumps([{"type": "double", "name": "y"}]),
+        )
+    )
     (folder / "input_example.json").write_text(
         json.dumps({"columns": ["x", "z"], "data": [[1.0, 2.0], [3.0, 4.0]]})
     )

@@ -18,15 +18,22 @@ from treadle.base.errors import DataRefused, DiskFull, Refused, TreadleError, Us
 from treadle.deploy import batch
 
 WHO: dict[str, Any] = {
-    "environment": "local", "release": 3, "model": "sha256:m", "run": "r1", "snapshot": "sha256:s",
+    "environment": "local",
+    "release": 3,
+    "model": "sha256:m",
+    "run": "r1",
+    "snapshot": "sha256:s",
     "features": ["x"],
 }
 
 
 def rows(count: int, start: int = 0) -> pd.DataFrame:
-    return pd.DataFrame({
-        "x": np.arange(start, start + count, dtype=float), "name": [f"n{i}" for i in range(count)],
-    })
+    return pd.DataFrame(
+        {
+            "x": np.arange(start, start + count, dtype=float),
+            "name": [f"n{i}" for i in range(count)],
+        }
+    )
 
 
 def double(frame: pd.DataFrame) -> np.ndarray[Any, Any]:
@@ -55,7 +62,11 @@ def test_each_row_of_each_kind_of_file_is_scored_once_and_in_order(
     assert found["prediction"].tolist() == [2.0 * i for i in range(50)]
     assert found["prediction_id"].is_unique
     assert found["prediction_id"].str.startswith(f"local.3.{done.instance}.").all()
-    assert found["prediction_id"].str.rsplit(".", n=1).str[1].tolist()[:12] == [*map(str, range(10)), "0", "1"]
+    assert found["prediction_id"].str.rsplit(".", n=1).str[1].tolist()[:12] == [
+        *map(str, range(10)),
+        "0",
+        "1",
+    ]
     assert found["treadle_release"].unique().tolist() == [3]
     assert found["treadle_model"].unique().tolist() == ["sha256:m"]
     assert list(found.columns[-6:]) == ["prediction_id", *batch.LINEAGE]
@@ -65,7 +76,8 @@ def test_each_row_of_each_kind_of_file_is_scored_once_and_in_order(
 def test_frames_of_a_query_are_scored_too_and_probabilities_are_columns(tmp_path: Path) -> None:
     frames = (rows(3, start) for start in (0, 3))
     done = batch.score(
-        frames, lambda f: np.stack([f["x"], -f["x"]], axis=1), tmp_path / "o.parquet", **WHO)
+        frames, lambda f: np.stack([f["x"], -f["x"]], axis=1), tmp_path / "o.parquet", **WHO
+    )
     found = pd.read_parquet(done.output)
     assert found["prediction_1"].tolist() == [-0.0, -1, -2, -3, -4, -5]
 
@@ -97,7 +109,9 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path, inputs: list[Pat
     assert list((tmp_path / "o").iterdir()) == []
 
 
-def test_wrong_inputs_are_refused_before_anything_is_scored(tmp_path: Path, inputs: list[Path]) -> None:
+def test_wrong_inputs_are_refused_before_anything_is_scored(
+    tmp_path: Path, inputs: list[Path]
+) -> None:
     asked: list[int] = []
     bad = tmp_path / "bad.csv"
     bad.write_text("y\n1\n")
@@ -143,10 +157,14 @@ def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
     peaks = []
     for count in (200_000, 2_000_000):
         source = tmp_path / f"{count}.parquet"
-        pd.DataFrame({"x": np.random.default_rng(0).random(count)}).to_parquet(source, row_group_size=50_000)
+        pd.DataFrame({"x": np.random.default_rng(0).random(count)}).to_parquet(
+            source, row_group_size=50_000
+        )
         out = subprocess.run(
             [sys.executable, "-c", code, str(source), str(tmp_path / f"o{count}.parquet")],
-            capture_output=True, text=True, check=True,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         done, peak = json.loads(out)
         assert done == count == pq.read_metadata(tmp_path / f"o{count}.parquet").num_rows

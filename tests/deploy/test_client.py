@@ -20,7 +20,8 @@ def test_a_question_has_predictions_and_ids(roll_out: Callable[..., Any]) -> Non
     frame = pd.DataFrame({"z": [1, 2], "x": [0.5, np.nan], "key": ["a", None]})
     with client.Client(address) as service:
         answers = [
-            service.ask(frame), service.ask(frame.to_dict("list")),
+            service.ask(frame),
+            service.ask(frame.to_dict("list")),
             service.ask([{"x": 0, "z": 1}, {"x": 0, "z": 2}], request_id="me"),
         ]
         assert service.version()["release"] == "5"
@@ -41,12 +42,18 @@ def test_nobody_there_is_unreachable() -> None:
 
 
 def test_values_are_sent_as_json_has_them() -> None:
-    sent = client.body({
-        "a": [pd.Timestamp("2013-01-01T06:00"), pd.NaT, dt.date(2013, 1, 1)],
-        "b": [np.int64(2**62), np.float32(0.5), float("nan")], "c": [pd.NA, True, [np.int8(1)]],
-    })
+    sent = client.body(
+        {
+            "a": [pd.Timestamp("2013-01-01T06:00"), pd.NaT, dt.date(2013, 1, 1)],
+            "b": [np.int64(2**62), np.float32(0.5), float("nan")],
+            "c": [pd.NA, True, [np.int8(1)]],
+        }
+    )
     assert json.loads(sent)["dataframe_split"]["data"] == [
-        ["2013-01-01T06:00:00", 2**62, None], [None, 0.5, True], ["2013-01-01", None, [1]]]
+        ["2013-01-01T06:00:00", 2**62, None],
+        [None, 0.5, True],
+        ["2013-01-01", None, [1]],
+    ]
     for wrong in ({"a": [float("inf")]}, {"a": [object()]}, "text"):
         with pytest.raises(UsageError):
             client.body(wrong)

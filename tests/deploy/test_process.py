@@ -241,8 +241,10 @@ def test_the_service_outlives_the_process_that_started_it_and_lives_in_replayed_
         "Path(sys.argv[2]), environment='local', content='')"
     )
     subprocess.run(
-        [sys.executable, "-c", code, str(env_folder), str(model_folders["one"])], check=True,
-        env={**os.environ, "TREADLE_CLOCK": str(replay)}, start_new_session=True,
+        [sys.executable, "-c", code, str(env_folder), str(model_folders["one"])],
+        check=True,
+        env={**os.environ, "TREADLE_CLOCK": str(replay)},
+        start_new_session=True,
     )
     seen = process.observe(env_folder)
     assert seen.status == "serving"

@@ -10,18 +10,24 @@ import pandas as pd
 import pytest
 
 COLUMNS = ["carrier", "day", "distance", "temp", "rain"]
-SAFE = ["numpy.dtype", "sklearn.tree._tree.Tree", "sklearn.compose._column_transformer._RemainderColsList"]
+SAFE = [
+    "numpy.dtype",
+    "sklearn.tree._tree.Tree",
+    "sklearn.compose._column_transformer._RemainderColsList",
+]
 
 
 def frame(rows: int = 200, seed: int = 0) -> pd.DataFrame:
     random = np.random.default_rng(seed)
-    return pd.DataFrame({
-        "carrier": random.choice(["UA", "AA", "B6"], rows),
-        "day": random.integers(0, 7, rows).astype("int32"),
-        "distance": random.integers(100, 3000, rows),
-        "temp": np.where(random.random(rows) < 0.2, np.nan, random.normal(50, 20, rows)),
-        "rain": random.random(rows) < 0.3,
-    })
+    return pd.DataFrame(
+        {
+            "carrier": random.choice(["UA", "AA", "B6"], rows),
+            "day": random.integers(0, 7, rows).astype("int32"),
+            "distance": random.integers(100, 3000, rows),
+            "temp": np.where(random.random(rows) < 0.2, np.nan, random.normal(50, 20, rows)),
+            "rain": random.random(rows) < 0.3,
+        }
+    )
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +38,16 @@ def sklearn_model() -> Any:
     from sklearn.tree import DecisionTreeClassifier
 
     rows = frame()
-    encode = ColumnTransformer([
-        ("texts", OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), ["carrier"]),
-        ("numbers", "passthrough", COLUMNS[1:]),
-    ])
+    encode = ColumnTransformer(
+        [
+            (
+                "texts",
+                OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1),
+                ["carrier"],
+            ),
+            ("numbers", "passthrough", COLUMNS[1:]),
+        ]
+    )
     trees = DecisionTreeClassifier(max_depth=4, random_state=0)  # no OpenMP: quick beside others
     target = (rows.distance > 1500).astype("int8") ^ (rows.day > 3)
     return Pipeline([("encode", encode), ("trees", trees)]).fit(rows, target)
@@ -54,8 +66,13 @@ def sklearn_folder(sklearn_model: Any, tmp_path_factory: pytest.TempPathFactory)
         outputs=Schema([TensorSpec(np.dtype("float64"), (-1, 2))]),
     )
     mlflow.sklearn.save_model(
-        sklearn_model, folder, signature=signature, input_example=frame(3),
-        serialization_format="skops", skops_trusted_types=SAFE, pyfunc_predict_fn="predict_proba",
+        sklearn_model,
+        folder,
+        signature=signature,
+        input_example=frame(3),
+        serialization_format="skops",
+        skops_trusted_types=SAFE,
+        pyfunc_predict_fn="predict_proba",
         pip_requirements=["scikit-learn"],
     )
     return folder

@@ -60,18 +60,27 @@ def test_flush_closes_the_segment_and_the_next_goes_on(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_column_becomes_plain_values(tmp_path: Path) -> None:
-    data = pd.DataFrame({
-        "text": pd.array(["a", None], dtype="str"), "when": pd.to_datetime(["2013-01-01", None]),
-        "flag": np.array([True, None], dtype=object), "small": np.array([1, 2], dtype="int8"),
-        "kind": pd.Categorical(["u", None]), "list": [[1], np.array([2])],
-    })
+    data = pd.DataFrame(
+        {
+            "text": pd.array(["a", None], dtype="str"),
+            "when": pd.to_datetime(["2013-01-01", None]),
+            "flag": np.array([True, None], dtype=object),
+            "small": np.array([1, 2], dtype="int8"),
+            "kind": pd.Categorical(["u", None]),
+            "list": [[1], np.array([2])],
+        }
+    )
     box = capture(tmp_path)
     box.offer(lambda: taken(0, 2, data))
     box.close()
     (found,) = segments.read_segments(tmp_path)
     assert found.record.inputs == {
-        "text": ["a", None], "when": ["2013-01-01T00:00:00.000000", None], "flag": [True, None],
-        "small": [1, 2], "kind": ["u", None], "list": [[1], [2]],
+        "text": ["a", None],
+        "when": ["2013-01-01T00:00:00.000000", None],
+        "flag": [True, None],
+        "small": [1, 2],
+        "kind": ["u", None],
+        "list": [[1], [2]],
     }
 
 

@@ -23,10 +23,14 @@ from treadle.operate.signature import Field, Signature, WrongInput
 NAMES = ["carrier", "day", "distance", "temp", "rain"]
 ROW = st.tuples(
     st.one_of(st.none(), st.sampled_from(["UA", "AA", ""]), st.text(max_size=6)),
-    st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1),
-    st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False, width=32)), st.booleans(),
+    st.integers(-(2**31), 2**31 - 1),
+    st.integers(-(2**63), 2**63 - 1),
+    st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False, width=32)),
+    st.booleans(),
 )
-QUICK = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(scope="session")
@@ -36,11 +40,15 @@ def loaded(sklearn_folder: Path) -> model.LoadedModel:
 
 def in_process(loaded: model.LoadedModel, rows: list[tuple[Any, ...]]) -> np.ndarray[Any, Any]:
     columns = list(zip(*rows, strict=True))
-    frame = pd.DataFrame({
-        "carrier": pd.array(columns[0], dtype="str"), "day": np.array(columns[1], dtype="int32"),
-        "distance": np.array(columns[2], dtype="int64"), "temp": np.array(columns[3], dtype=float),
-        "rain": np.array(columns[4], dtype=bool),
-    })
+    frame = pd.DataFrame(
+        {
+            "carrier": pd.array(columns[0], dtype="str"),
+            "day": np.array(columns[1], dtype="int32"),
+            "distance": np.array(columns[2], dtype="int64"),
+            "temp": np.array(columns[3], dtype=float),
+            "rain": np.array(columns[4], dtype=bool),
+        }
+    )
     return loaded.native.predict_proba(frame)
 
 
@@ -49,9 +57,15 @@ def json_forms(rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
     records = [dict(zip(NAMES, row, strict=True)) for row in rows]
     return [
         {"dataframe_split": {"columns": NAMES, "data": [list(row) for row in rows]}},
-        {"dataframe_split": {"columns": [*NAMES[::-1], "extra"],
-                             "data": [[*row[::-1], "x"] for row in rows], "index": [0]}},
-        {"dataframe_records": records}, {"instances": records},
+        {
+            "dataframe_split": {
+                "columns": [*NAMES[::-1], "extra"],
+                "data": [[*row[::-1], "x"] for row in rows],
+                "index": [0],
+            }
+        },
+        {"dataframe_records": records},
+        {"instances": records},
         {"inputs": dict(zip(NAMES, columns, strict=True))},
         {"instances": [list(row) for row in rows]},
     ]
@@ -90,7 +104,9 @@ def test_csv_answers_as_in_the_process(
     except UnicodeEncodeError:
         return
     query = mlflow.decode(body, "text/csv", loaded.signature)
-    np.testing.assert_array_equal(loaded.predict(dict(query.columns or {})), in_process(loaded, rows))
+    np.testing.assert_array_equal(
+        loaded.predict(dict(query.columns or {})), in_process(loaded, rows)
+    )
 
 
 @QUICK
@@ -107,16 +123,28 @@ def test_open_inference_answers_as_in_the_process(
     query, identity, requested = v2.decode(json.dumps({"id": "7", "inputs": inputs}).encode())
     outputs = loaded.answer(loaded.prepare(query))
     expected = in_process(loaded, rows)
-    answer = json.loads(v2.encode(outputs, model="m", version="1", identity=identity or "", requested=requested))
+    answer = json.loads(
+        v2.encode(outputs, model="m", version="1", identity=identity or "", requested=requested)
+    )
     assert answer["id"] == "7" and answer["outputs"][0]["shape"] == [len(rows), 2]
     np.testing.assert_array_equal(answer["outputs"][0]["data"], expected.ravel())
 
 
-@given(st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3)),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-                        st.sampled_from([*NAMES, "data", "columns", "inputs", "name", "shape", "datatype"]),
-                        inner, max_size=3), max_leaves=12),
-       st.sampled_from(["dataframe_split", "dataframe_records", "instances", "inputs"]))
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3)),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from([*NAMES, "data", "columns", "inputs", "name", "shape", "datatype"]),
+                inner,
+                max_size=3,
+            )
+        ),
+        max_leaves=12,
+    ),
+    st.sampled_from(["dataframe_split", "dataframe_records", "instances", "inputs"]),
+)
 @settings(max_examples=300, deadline=None)
 def test_whatever_comes_is_a_query_or_wrong_input(value: Any, form: str) -> None:
     body = json.dumps({form: value}).encode("utf-8", "replace")
@@ -145,30 +173,46 @@ def test_any_bytes_are_wrong_input_at_worst(body: bytes) -> None:
             pass
 
 
-@pytest.mark.parametrize(("document", "words"), [
-    ({}, "exactly one of"), ({"inputs": [], "instances": []}, "instances and inputs"),
-    ({"inputs": [], "more": 1}, "1 other fields"), ({"dataframe_split": {"data": [[1], [1, 2]],
-     "columns": ["a"]}}, "row 1: expected 1 cells, got 2"),
-    ({"dataframe_split": {"data": [], "columns": ["a", "a"]}}, "one name twice"),
-    ({"dataframe_records": [1]}, "a list of objects"), ({"instances": [[1, 2], [3]]}, "equal length"),
-    ({"inputs": {"a": [1], "b": [1, 2]}}, "equal length"), ({"inputs": [], "params": 1}, "params"),
-])
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({}, "exactly one of"),
+        ({"inputs": [], "instances": []}, "instances and inputs"),
+        ({"inputs": [], "more": 1}, "1 other fields"),
+        (
+            {"dataframe_split": {"data": [[1], [1, 2]], "columns": ["a"]}},
+            "row 1: expected 1 cells, got 2",
+        ),
+        ({"dataframe_split": {"data": [], "columns": ["a", "a"]}}, "one name twice"),
+        ({"dataframe_records": [1]}, "a list of objects"),
+        ({"instances": [[1, 2], [3]]}, "equal length"),
+        ({"inputs": {"a": [1], "b": [1, 2]}}, "equal length"),
+        ({"inputs": [], "params": 1}, "params"),
+    ],
+)
 def test_mistakes_in_a_document_are_named(document: dict[str, Any], words: str) -> None:
     with pytest.raises(WrongInput) as caught:
         mlflow.decode(json.dumps(document).encode(), "application/json", Signature())
     assert words in caught.value.message
 
 
-@pytest.mark.parametrize(("tensor", "words"), [
-    ({"shape": [2], "datatype": "FP32", "data": [1]}, "2 values for its shape, got 1"),
-    ({"shape": [10**30], "datatype": "FP32", "data": []}, "values for its shape"),
-    ({"shape": [-1], "datatype": "FP32", "data": [1]}, "shape"), ({"shape": [1], "datatype": "X"}, "datatype"),
-    ({"shape": [1], "datatype": "INT8", "data": [300]}, "beyond its range"),
-    ({"shape": [1], "datatype": "INT8", "data": [True]}, "values of INT8"),
-    ({"shape": [1], "datatype": "BYTES", "data": [1]}, "texts"),
-    ({"shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}, "not supported yet"),
-    ({"shape": [2], "datatype": "FP32", "data": [[1], 2]}, "mixture"),
-])
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        ({"shape": [2], "datatype": "FP32", "data": [1]}, "2 values for its shape, got 1"),
+        ({"shape": [10**30], "datatype": "FP32", "data": []}, "values for its shape"),
+        ({"shape": [-1], "datatype": "FP32", "data": [1]}, "shape"),
+        ({"shape": [1], "datatype": "X"}, "datatype"),
+        ({"shape": [1], "datatype": "INT8", "data": [300]}, "beyond its range"),
+        ({"shape": [1], "datatype": "INT8", "data": [True]}, "values of INT8"),
+        ({"shape": [1], "datatype": "BYTES", "data": [1]}, "texts"),
+        (
+            {"shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}},
+            "not supported yet",
+        ),
+        ({"shape": [2], "datatype": "FP32", "data": [[1], 2]}, "mixture"),
+    ],
+)
 def test_mistakes_in_a_tensor_are_named(tensor: dict[str, Any], words: str) -> None:
     with pytest.raises(WrongInput) as caught:
         v2.decode(json.dumps({"inputs": [{"name": "x", **tensor}]}).encode())
@@ -184,19 +228,28 @@ def test_a_mistake_in_json_is_told_by_its_place() -> None:
 
 def test_what_json_lacks_is_null_or_text() -> None:
     values = {
-        "f": np.array([math.nan, math.inf, 1.5]), "g": np.array([0.1, math.nan], dtype="float32"),
-        "t": np.array(["2013-01-01T00:00", "NaT"], dtype="datetime64[s]"), "b": [b"ab"],
-        "i": np.array([2**63 - 1]), "s": np.array(["a", None], dtype=object),
+        "f": np.array([math.nan, math.inf, 1.5]),
+        "g": np.array([0.1, math.nan], dtype="float32"),
+        "t": np.array(["2013-01-01T00:00", "NaT"], dtype="datetime64[s]"),
+        "b": [b"ab"],
+        "i": np.array([2**63 - 1]),
+        "s": np.array(["a", None], dtype=object),
     }
     assert json.loads(codec_json.dumps(values)) == {
-        "f": [None, None, 1.5], "g": [0.1, None], "t": ["2013-01-01T00:00:00", None], "b": ["YWI="],
-        "i": [2**63 - 1], "s": ["a", None],
+        "f": [None, None, 1.5],
+        "g": [0.1, None],
+        "t": ["2013-01-01T00:00:00", None],
+        "b": ["YWI="],
+        "i": [2**63 - 1],
+        "s": ["a", None],
     }
 
 
 def test_a_tensor_model_takes_tensors_of_its_shape_alone() -> None:
     signature = Signature((Field("x", "tensor", True, "float32", (-1, 2)),))
-    loaded = model.LoadedModel(Path(), "none", signature, "predict", lambda d, _: d.sum(axis=1), None)
+    loaded = model.LoadedModel(
+        Path(), "none", signature, "predict", lambda d, _: d.sum(axis=1), None
+    )
 
     def ask(document: dict[str, Any]) -> Any:
         query = mlflow.decode(json.dumps(document).encode(), "application/json", signature)
@@ -212,15 +265,22 @@ def test_a_tensor_model_takes_tensors_of_its_shape_alone() -> None:
 
 def test_several_outputs_are_records() -> None:
     outputs = {"label": np.array([1, 0]), "scores": np.array([[0.1, 0.9], [0.7, 0.3]])}
-    assert json.loads(mlflow.encode(outputs)) == {"predictions": [
-        {"label": 1, "scores": [0.1, 0.9]}, {"label": 0, "scores": [0.7, 0.3]}]}
-    answer = json.loads(v2.encode(outputs, model="m", version="1", identity="i", requested=("scores",)))
+    assert json.loads(mlflow.encode(outputs)) == {
+        "predictions": [{"label": 1, "scores": [0.1, 0.9]}, {"label": 0, "scores": [0.7, 0.3]}]
+    }
+    answer = json.loads(
+        v2.encode(outputs, model="m", version="1", identity="i", requested=("scores",))
+    )
     assert [o["name"] for o in answer["outputs"]] == ["scores"]
     with pytest.raises(WrongInput, match="some of label, scores"):
         v2.encode(outputs, model="m", version="1", identity="i", requested=("no",))
 
 
 def test_no_rows_are_no_predictions(loaded: model.LoadedModel) -> None:
-    for document in ({"dataframe_records": []}, {"inputs": []}, {"dataframe_split": {"columns": NAMES, "data": []}}):
+    for document in (
+        {"dataframe_records": []},
+        {"inputs": []},
+        {"dataframe_split": {"columns": NAMES, "data": []}},
+    ):
         query = mlflow.decode(json.dumps(document).encode(), "application/json", loaded.signature)
         assert plane.Plane(loaded, plane.Identity()).predict(query).outputs["output"].tolist() == []

@@ -36,16 +36,23 @@ def test_sklearn_answers_as_its_own_pyfunc(sklearn_folder: Path, sklearn_model: 
     import mlflow.pyfunc
 
     loaded = model.load(sklearn_folder)
-    rows = pd.DataFrame({
-        "carrier": ["UA", "none", None], "day": pd.array([1, 2, 3], dtype="int32"),
-        "distance": [100, 200, 2900], "temp": [1.0, np.nan, 3.0], "rain": [True, False, True],
-    })
+    rows = pd.DataFrame(
+        {
+            "carrier": ["UA", "none", None],
+            "day": pd.array([1, 2, 3], dtype="int32"),
+            "distance": [100, 200, 2900],
+            "temp": [1.0, np.nan, 3.0],
+            "rain": [True, False, True],
+        }
+    )
     expected = sklearn_model.predict_proba(rows)
     assert loaded.flavor == "sklearn" and loaded.function == "predict_proba"
     np.testing.assert_array_equal(loaded.predict(rows), expected)
     np.testing.assert_array_equal(loaded.predict(rows[rows.columns[::-1]]), expected)
     np.testing.assert_array_equal(loaded.predict(rows.assign(flight=[1, 2, 3])), expected)
-    np.testing.assert_array_equal(mlflow.pyfunc.load_model(str(sklearn_folder)).predict(rows), expected)
+    np.testing.assert_array_equal(
+        mlflow.pyfunc.load_model(str(sklearn_folder)).predict(rows), expected
+    )
 
 
 def test_files_are_verified_before_anything_is_loaded(sklearn_folder: Path, tmp_path: Path) -> None:
@@ -76,8 +83,14 @@ def test_the_allow_list_is_ours_and_not_the_models(tmp_path: Path) -> None:
 
     Mine.__module__, Mine.__qualname__ = "os", "Mine"
     skops.io.dump(Mine(), tmp_path / "model.skops")
-    flavors = {"sklearn": {"pickled_model": "model.skops", "serialization_format": "skops",
-                           "skops_trusted_types": ["os.Mine"]}, "python_function": {}}
+    flavors = {
+        "sklearn": {
+            "pickled_model": "model.skops",
+            "serialization_format": "skops",
+            "skops_trusted_types": ["os.Mine"],
+        },
+        "python_function": {},
+    }
     write_mlmodel(tmp_path, flavors, [])
     with pytest.raises(Refused, match=r"off the allow-list: os.Mine"):
         model.load(tmp_path)
@@ -93,8 +106,10 @@ def test_pickles_and_files_outside_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(fitted))
     (tmp_path / "m" / "model.pkl").write_bytes(pickle.dumps(fitted))
     for name, match in [("model.pkl", "model.pkl is a pickle"), ("../model.pkl", "lies outside")]:
-        flavors = {"sklearn": {"pickled_model": name, "serialization_format": "pickle"},
-                   "python_function": {}}
+        flavors = {
+            "sklearn": {"pickled_model": name, "serialization_format": "pickle"},
+            "python_function": {},
+        }
         write_mlmodel(tmp_path / "m", flavors, COLUMNS)
         with pytest.raises(Refused, match=match):
             model.load(tmp_path / "m")
@@ -119,8 +134,10 @@ def test_xgboost_answers_as_in_process(tmp_path: Path) -> None:
     rows = some()
     fitted = xgboost.XGBClassifier(n_estimators=3, n_jobs=1).fit(rows, rows.a > 0)
     fitted.save_model(tmp_path / "model.ubj")
-    flavors = {"xgboost": {"data": "model.ubj", "model_class": "xgboost.sklearn.XGBClassifier"},
-               "python_function": {"predict_fn": "predict_proba"}}
+    flavors = {
+        "xgboost": {"data": "model.ubj", "model_class": "xgboost.sklearn.XGBClassifier"},
+        "python_function": {"predict_fn": "predict_proba"},
+    }
     write_mlmodel(tmp_path, flavors, COLUMNS)
     np.testing.assert_array_equal(model.load(tmp_path).predict(rows), fitted.predict_proba(rows))
     booster = flavors | {"xgboost": {"data": "model.ubj"}, "python_function": {}}
@@ -166,10 +183,17 @@ def test_directories_of_our_own_build_answer_as_the_model_that_was_packaged(
         from onnx import TensorProto, helper, numpy_helper
 
         weights = numpy_helper.from_array(np.array([[1.0], [-2.0]]), "weights")
-        ends = [helper.make_tensor_value_info(n, TensorProto.DOUBLE, [None, w])
-                for n, w in (("row", 2), ("y", 1))]
+        ends = [
+            helper.make_tensor_value_info(n, TensorProto.DOUBLE, [None, w])
+            for n, w in (("row", 2), ("y", 1))
+        ]
         graph = helper.make_graph(
-            [helper.make_node("MatMul", ["row", "weights"], ["y"])], "g", ends[:1], ends[1:], [weights])
+            [helper.make_node("MatMul", ["row", "weights"], ["y"])],
+            "g",
+            ends[:1],
+            ends[1:],
+            [weights],
+        )
         value = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     task: Any = "regression" if kind == "onnx" else "binary"
     section = ModelSection(result="model", task=task, label="late", features=("a", "b"))
@@ -179,18 +203,30 @@ def test_directories_of_our_own_build_answer_as_the_model_that_was_packaged(
     loaded = model.load(tmp_path / "m", files=written.files)
     assert loaded.content == written.content and loaded.features == written.features
     other = rows.assign(flight=1)[["flight", "b", "a"]]
-    np.testing.assert_array_equal(loaded.predict(other), expected.reshape(-1) if kind == "onnx" else expected)
+    np.testing.assert_array_equal(
+        loaded.predict(other), expected.reshape(-1) if kind == "onnx" else expected
+    )
     assert plane.Plane(loaded, plane.Identity()).warm() == "warmed by the input example (3 rows)"
 
 
-@pytest.mark.parametrize(("kind", "values", "dtype"), [
-    ("integer", [1, 2], "int32"), ("integer", [1.0, 2], "int32"), ("integer", [1, None], "float64"),
-    ("integer", [1, float("nan")], "float64"), ("long", [2**53 + 1, 2], "int64"),
-    ("long", [2**53 + 1, 2.0], "int64"), ("float", [1, 2.5], "float32"), ("double", [None, 1], "float64"),
-    ("boolean", [True, False], "bool"), ("boolean", [True, None], "object"),
-    ("datetime", ["2013-01-01", "2013-01-01T05:00:00+02:00", None], "datetime64[ns]"),
-    ("string", ["a", None], "str"), ("any", [[1], {"a": 2}], "object"),
-])
+@pytest.mark.parametrize(
+    ("kind", "values", "dtype"),
+    [
+        ("integer", [1, 2], "int32"),
+        ("integer", [1.0, 2], "int32"),
+        ("integer", [1, None], "float64"),
+        ("integer", [1, float("nan")], "float64"),
+        ("long", [2**53 + 1, 2], "int64"),
+        ("long", [2**53 + 1, 2.0], "int64"),
+        ("float", [1, 2.5], "float32"),
+        ("double", [None, 1], "float64"),
+        ("boolean", [True, False], "bool"),
+        ("boolean", [True, None], "object"),
+        ("datetime", ["2013-01-01", "2013-01-01T05:00:00+02:00", None], "datetime64[ns]"),
+        ("string", ["a", None], "str"),
+        ("any", [[1], {"a": 2}], "object"),
+    ],
+)
 def test_columns_become_the_signatures_types(kind: str, values: list[Any], dtype: str) -> None:
     column = pd.Series(signature.convert("x", kind, values))
     assert str(column.dtype) == dtype
@@ -201,15 +237,25 @@ def test_columns_become_the_signatures_types(kind: str, values: list[Any], dtype
         assert [None if pd.isna(v) is True else v for v in column.tolist()] == given
 
 
-@pytest.mark.parametrize(("kind", "values", "words"), [
-    ("integer", [1, 2.5], "x, row 1: expected a integer, got a number with a fraction"),
-    ("integer", [2**31], "beyond its range"), ("integer", [1.0, 1e300], "beyond its range"),
-    ("integer", [float("inf"), None], "beyond its range"), ("long", [2**63], "beyond its range"),
-    ("integer", [True], "a boolean"), ("double", ["secret"], "x, row 0: expected a double, got a text"),
-    ("double", [10**400], "beyond its range"), ("string", [1], "a number"),
-    ("boolean", [1], "a number"), ("datetime", ["soon"], "a text that is none"),
-    ("datetime", [5], "a number"), ("binary", ["§"], "a text"), ("double", [[1.0]], "a list"),
-])
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        ("integer", [1, 2.5], "x, row 1: expected a integer, got a number with a fraction"),
+        ("integer", [2**31], "beyond its range"),
+        ("integer", [1.0, 1e300], "beyond its range"),
+        ("integer", [float("inf"), None], "beyond its range"),
+        ("long", [2**63], "beyond its range"),
+        ("integer", [True], "a boolean"),
+        ("double", ["secret"], "x, row 0: expected a double, got a text"),
+        ("double", [10**400], "beyond its range"),
+        ("string", [1], "a number"),
+        ("boolean", [1], "a number"),
+        ("datetime", ["soon"], "a text that is none"),
+        ("datetime", [5], "a number"),
+        ("binary", ["§"], "a text"),
+        ("double", [[1.0]], "a list"),
+    ],
+)
 def test_what_does_not_fit_is_refused_without_an_echo(
     kind: str, values: list[Any], words: str
 ) -> None:
@@ -229,6 +275,14 @@ def test_the_two_allow_lists_are_one() -> None:
     from treadle.base import trust
     from treadle.clients import skops_file
 
-    for name in ("sklearn.svm._classes.SVC", "sklearn.datasets.x.y", "numpy.load", "numpy.add",
-                 "os.system", "builtins.eval", "scipy.sparse._csr.csr_matrix", "numpy.ma.x.y"):
+    for name in (
+        "sklearn.svm._classes.SVC",
+        "sklearn.datasets.x.y",
+        "numpy.load",
+        "numpy.add",
+        "os.system",
+        "builtins.eval",
+        "scipy.sparse._csr.csr_matrix",
+        "numpy.ma.x.y",
+    ):
         assert trust.allowed(name) == skops_file.allowed(name), name

@@ -15,16 +15,25 @@ from treadle.base import segments
 from treadle.base.errors import StateCorrupt
 
 VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1),
-    st.floats(allow_nan=False), st.text(max_size=20),
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(allow_nan=False),
+    st.text(max_size=20),
 )
 
 
 def record(number: int = 0, **changes: Any) -> segments.Record:
     fields: dict[str, Any] = {
-        "id": f"local.1.abc.{number}", "time": "2013-05-01T00:00:00.000000Z",
-        "environment": "local", "release": 1, "instance": "abc", "latency_ms": 1.5, "rows": 1,
-        "inputs": {"x": [number]}, "outputs": {"prediction": [0.5]},
+        "id": f"local.1.abc.{number}",
+        "time": "2013-05-01T00:00:00.000000Z",
+        "environment": "local",
+        "release": 1,
+        "instance": "abc",
+        "latency_ms": 1.5,
+        "rows": 1,
+        "inputs": {"x": [number]},
+        "outputs": {"prediction": [0.5]},
     }
     return segments.Record(**(fields | changes))
 

@@ -21,8 +21,12 @@ def test_the_log_is_rotated_by_size_and_three_old_ones_stay(
     for number in range(12):
         log.write(b"%02d" % number + b"x" * 47 + b"\n")
     texts = {path.name: path.read_bytes()[:2] for path in tmp_path.iterdir()}
-    assert texts == {"server.log": b"10", "server.log.1": b"08", "server.log.2": b"06",
-                     "server.log.3": b"04"}
+    assert texts == {
+        "server.log": b"10",
+        "server.log.1": b"08",
+        "server.log.2": b"06",
+        "server.log.3": b"04",
+    }
 
 
 def test_a_process_is_known_by_its_pid_and_its_start() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -79,6 +78,8 @@ def start_of(pid: int) -> str:
         except OSError:
             return ""
         return "" if fields[0] == "Z" else fields[19]  # ended, not yet waited for
+    import subprocess
+
     found = subprocess.run(
         ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
     )

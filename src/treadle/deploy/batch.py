@@ -104,7 +104,9 @@ def score(
     begun, now = clock.elapsed(), clock.now()
     target = _target(output, now.strftime("%Y%m%dT%H%M%SZ"))
     if target.exists() and not force:
-        raise Refused(f"{target} exists already", hint="--force replaces it; or name another output")
+        raise Refused(
+            f"{target} exists already", hint="--force replaces it; or name another output"
+        )
     instance = "b" + secrets.token_hex(4)
     scored_at = clock.text(now)
     lineage = (release, model, run, snapshot, now)

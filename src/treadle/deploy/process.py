@@ -11,19 +11,23 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from treadle.base import clock, supervision
+from treadle.base import supervision
 from treadle.base.errors import Refused, TreadleError, Unreachable, UsageError
 from treadle.base.log import Report, silent
-from treadle.base.records import Rollout
-from treadle.base.spec import Capture, ProcessTarget
 from treadle.base.supervision import Supervised, Wanted
 from treadle.deploy.target import Observed
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from treadle.base.records import Rollout
+    from treadle.base.spec import Capture, ProcessTarget
 
 _PASSED = ("TREADLE_CLOCK",)
 """Variables that a running supervisor's servers take from the latest roll-out."""
@@ -43,7 +47,11 @@ def observe(env_folder: Path, *, timeout_s: float = 1.0) -> Observed:
     if not supervision.alive(state):
         return Observed("down", error="the supervisor is gone", **facts)  # type: ignore[arg-type]
     known = Observed(
-        state.status, state.pid, state.server_pid or None, error=state.error, **facts  # type: ignore[arg-type]
+        state.status,
+        state.pid,
+        state.server_pid or None,
+        error=state.error,
+        **facts,  # type: ignore[arg-type]
     )
     if state.status != "serving":
         return known
@@ -94,6 +102,11 @@ def roll_out(
         linger_s: how long the old server keeps idle connections open.
         report: progress.
     """
+    # Not at the top: asking what runs must cost nothing that only starting something needs.
+    from treadle.base import clock
+    from treadle.base.records import Rollout
+    from treadle.base.spec import Capture
+
     env_folder.mkdir(parents=True, exist_ok=True)
     started = clock.text(clock.now())
     capture = capture or Capture()
@@ -115,8 +128,10 @@ def roll_out(
     )  # fmt: skip
     state = supervision.read(env_folder / supervision.STATE, Supervised)
     running = state if state is not None and supervision.alive(state) else None
-    same = running is not None and running.host == _numeric(target.host) and (
-        target.port in (0, running.port)
+    same = (
+        running is not None
+        and running.host == _numeric(target.host)
+        and (target.port in (0, running.port))
     )
     supervision.write(env_folder / supervision.WANTED, wanted)
     process: subprocess.Popen[bytes] | None = None
@@ -192,6 +207,8 @@ _started: list[subprocess.Popen[bytes]] = []
 
 def _spawn(env_folder: Path, listener: socket.socket) -> subprocess.Popen[bytes]:
     """The supervisor, in a session of its own: the terminal's end is not its end."""
+    import subprocess
+
     _started[:] = [process for process in _started if process.poll() is None]
     with (env_folder / supervision.LOG).open("ab") as log:
         process = subprocess.Popen(
@@ -292,6 +309,8 @@ def _owner(port: int) -> str | None:
 
 
 def _owner_by_lsof(port: int) -> str | None:
+    import subprocess
+
     try:
         found = subprocess.run(
             ["lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"],

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from treadle.base.errors import UsageError
 from treadle.base.log import Report, silent
-from treadle.base.records import Rollout
+
+if TYPE_CHECKING:
+    from treadle.base.records import Rollout
+    from treadle.base.spec import Capture, DeployTarget
 
 Status = Literal["absent", "starting", "serving", "unhealthy", "restarting", "down", "failed"]
 """absent: nothing was deployed, or it was stopped on purpose; down: it should run and does not."""
@@ -38,18 +43,43 @@ class Observed:
 
 
 class Target(Protocol):
-    """A place that serves releases."""
+    """A place that serves releases; `process` is the module that does it on this machine."""
 
-    def observe(self, folder: Path) -> Observed:
+    def observe(self, env_folder: Path, *, timeout_s: float = 1.0) -> Observed:
         """What runs now."""
 
     def roll_out(
-        self, folder: Path, release: int, model_folder: Path, report: Report = silent
+        self,
+        env_folder: Path,
+        target: Any,
+        release: int,
+        model_folder: Path,
+        *,
+        environment: str,
+        content: str,
+        files: Mapping[str, str] | None = None,
+        name: str = "model",
+        run: str = "",
+        capture: Capture | None = None,
+        trust_pickle: bool = False,
+        report: Report = silent,
     ) -> Rollout:
         """Serve a release; the one before goes on until the new one is ready."""
 
-    def stop(self, folder: Path) -> bool:
+    def stop(self, env_folder: Path, *, timeout_s: float = 30.0) -> bool:
         """Stop serving; False if nothing ran."""
 
-    def log_files(self, folder: Path) -> list[Path]:
+    def log_files(self, env_folder: Path) -> list[Path]:
         """Logs, oldest first."""
+
+
+def of(target: DeployTarget) -> Target:
+    """What rolls out to an entry of `deploy:`. UsageError for one that serves nothing."""
+    if target.target == "process":
+        from treadle.deploy import process
+
+        return process
+    raise UsageError(
+        f"the target {target.target} serves nothing: it scores files",
+        hint=f"ask about the environment {target.of}, whose champion it uses",
+    )

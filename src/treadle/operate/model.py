@@ -73,9 +73,7 @@ class LoadedModel:
         """Names of the input columns in the model's order; empty without a signature."""
         return self.signature.features
 
-    def predict(
-        self, data: pd.DataFrame | Array | Mapping[str, Values]
-    ) -> Array:
+    def predict(self, data: pd.DataFrame | Array | Mapping[str, Values]) -> Array:
         """Predictions, one row (or one value) a row, of a frame, a matrix or columns by name.
 
         Columns are put in order and converted to the signature's types (see `signature`); unknown
@@ -86,7 +84,9 @@ class LoadedModel:
         if len(outputs) == 1:
             return next(iter(outputs.values()))
         wanted = "prob" if "proba" in self.function else ""
-        return next((v for name, v in outputs.items() if wanted in name), next(iter(outputs.values())))
+        return next(
+            (v for name, v in outputs.items() if wanted in name), next(iter(outputs.values()))
+        )
 
     def predict_frame(self, frame: pd.DataFrame) -> Array:
         """The same as `predict`, by the name that the gates use."""
@@ -193,8 +193,11 @@ def _named(query: Query, names: list[str]) -> dict[str, Values]:
             names = [str(number) for number in range(matrix.shape[1])]
         if matrix.ndim != 2 or matrix.shape[1] != len(names):
             shape = "x".join(str(n) for n in matrix.shape)
-            raise WrongInput("input", f"{len(names)} named columns, or a matrix of as many",
-                             f"values of shape {shape}")
+            raise WrongInput(
+                "input",
+                f"{len(names)} named columns, or a matrix of as many",
+                f"values of shape {shape}",
+            )
         return {
             name: matrix[:, i].tolist() if matrix.dtype == object else matrix[:, i]
             for i, name in enumerate(names)
@@ -203,8 +206,9 @@ def _named(query: Query, names: list[str]) -> dict[str, Values]:
     for name, tensor in tensors.items():
         flat = tensor[:, 0] if tensor.ndim == 2 and tensor.shape[1] == 1 else tensor
         if flat.ndim != 1:
-            raise WrongInput(name, "a column: shape [rows] or [rows, 1]",
-                             f"{tensor.ndim} dimensions")
+            raise WrongInput(
+                name, "a column: shape [rows] or [rows, 1]", f"{tensor.ndim} dimensions"
+            )
         columns[name] = flat.tolist() if flat.dtype == object else flat
     return columns
 
@@ -232,7 +236,9 @@ def _fit_tensor(spec: signatures.Field, array: Array) -> Array:
     if array.dtype == object:
         kinds = set(map(type, array.ravel().tolist()))
         numbers = {int, float, type(None)} if target.kind == "f" else {int}
-        fits = {"f": numbers, "i": numbers, "u": numbers, "b": {bool}}.get(target.kind, {str, bytes})
+        fits = {"f": numbers, "i": numbers, "u": numbers, "b": {bool}}.get(
+            target.kind, {str, bytes}
+        )
         if not kinds <= fits:
             raise WrongInput(spec.name, f"values of type {target.name}", "values of another type")
     elif target.kind in "iub" and array.dtype.kind == "f":
@@ -248,7 +254,9 @@ def _fit_tensor(spec: signatures.Field, array: Array) -> Array:
     if target.kind in "iu" and array.dtype.kind in "iu" and array.size:
         info = np.iinfo(target)
         if int(array.min()) < info.min or int(array.max()) > info.max:
-            raise WrongInput(spec.name, f"values of type {target.name}", "a number beyond its range")
+            raise WrongInput(
+                spec.name, f"values of type {target.name}", "a number beyond its range"
+            )
     try:
         return array.astype(target)
     except (ValueError, TypeError, OverflowError):
@@ -314,7 +322,9 @@ def load(
             native, call = loader(folder, conf, function, trust_pickle)
             return LoadedModel(folder, flavor, signature, function, call, native, content)
     if not pyfunc:
-        raise UsageError(f"the MLmodel file knows no python_function: {', '.join(flavors) or 'none'}")
+        raise UsageError(
+            f"the MLmodel file knows no python_function: {', '.join(flavors) or 'none'}"
+        )
     native, call = _load_pyfunc(folder, pyfunc, trust_pickle)
     return LoadedModel(folder, "pyfunc", signature, function, call, native, content)
 
@@ -492,7 +502,8 @@ def _load_onnx(folder: Path, conf: dict[str, Any], function: str, _trust: bool) 
     if threads.isdigit():
         options.intra_op_num_threads = int(threads)
     session = onnxruntime.InferenceSession(
-        str(_inside(folder, str(conf["data"]))), sess_options=options,
+        str(_inside(folder, str(conf["data"]))),
+        sess_options=options,
         providers=["CPUExecutionProvider"],
     )
     inputs = [(item.name, item.type) for item in session.get_inputs()]

@@ -66,9 +66,7 @@ class Metrics:
             "treadle_prediction_duration_seconds", "From a decoded request to its predictions.",
             buckets=_BUCKETS, registry=self.registry,
         )  # fmt: skip
-        self.predictions = Counter(
-            "treadle_predictions", "Predicted rows.", registry=self.registry
-        )
+        self.predictions = Counter("treadle_predictions", "Predicted rows.", registry=self.registry)
         self.requests = Counter(
             "treadle_requests", "Answered requests.", ["path", "status"], registry=self.registry
         )

@@ -139,7 +139,9 @@ def _typed(where: str, kind: str, flat: list[Any]) -> Array:
                 raise OverflowError
         return np.array(flat, dtype=target)
     except OverflowError:
-        raise WrongInput(f"{where}.data", f"values of {kind}", "a number beyond its range") from None
+        raise WrongInput(
+            f"{where}.data", f"values of {kind}", "a number beyond its range"
+        ) from None
 
 
 def encode(
