@@ -76,7 +76,7 @@ def accept(*, dataset: str | None, reason: str, yes: bool, console: Console) -> 
     schema."""
     from treadle.loop.datasets import accept as take
 
-    project = open_project(create=True, existing=True, report=console.report)
+    project = open_project(create=False, write=True, report=console.report)
     done = take(project, dataset, reason,
                 confirm=lambda text: yes or console.ask(f"{text}\naccept?", "--yes"))
     console.result(done, f"{done.words}\n\nnext: treadle up")

@@ -24,7 +24,7 @@ def approve(
     """
     from treadle.loop.decide import approve as decide
 
-    project = open_project(create=True, existing=True, report=console.report)
+    project = open_project(create=False, write=True, report=console.report)
     done = decide(project, project.environment(environment), " ".join(identifier), reason)
     console.result({"decision": done.decision, "next": done.next},
                    f"{done.decision.words}\n\nnext: {done.next}")
@@ -46,7 +46,7 @@ def rollback(
     from treadle.loop.decide import preview_rollback
     from treadle.loop.decide import rollback as roll_back
 
-    project = open_project(create=True, existing=True, report=console.report)
+    project = open_project(create=False, write=True, report=console.report)
     name = project.environment(environment)
     preview = preview_rollback(project, name, number)
     if dry_run:

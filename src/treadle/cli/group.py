@@ -89,13 +89,11 @@ def command_line(arguments: Sequence[str]) -> int:
         result: Any = treadle.main(args=list(arguments), prog_name="treadle", standalone_mode=False)
     except click.exceptions.Exit as leave:
         return leave.exit_code
-    except click.exceptions.Abort:
+    except click.exceptions.Abort:  # also what click makes of Ctrl-C
+        console.line("interrupted; what was done before is kept")
         return 130
     except click.ClickException as mistake:
         return report_error(console, mistake)
-    except KeyboardInterrupt:
-        console.line("interrupted; what was done before is kept")
-        return 130
     except BrokenPipeError:
         return 141
     except BaseException as error:

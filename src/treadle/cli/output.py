@@ -95,6 +95,11 @@ class Console:
             print(text() if callable(text) else text)
         sys.stdout.flush()
 
+    def item(self, data: dict[str, Any], text: str) -> None:
+        """One of a stream of results: a line of text, or a line of JSON."""
+        print(json.dumps({"schema_version": SCHEMA_VERSION, **data}) if self.as_json else text,
+              flush=True)
+
     def ask(self, question: str, flag: str, *, default: bool = False) -> bool:
         """A yes or no on a terminal; elsewhere an error that names the flag."""
         if not sys.stdin.isatty():

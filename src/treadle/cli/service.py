@@ -71,12 +71,11 @@ def logs(*, environment: str | None, follow: bool, lines: int, console: Console)
 
     project = open_project(create=False, report=console.report)
     found = log_lines(project, project.environment(environment), lines, follow=follow)
-    if console.as_json:
-        for line in found:
-            console.result({"line": line}, line)
-    else:
-        for line in found:
-            print(line, flush=True)
+    if console.as_json and not follow:
+        console.result({"lines": list(found)}, "")
+        return 0
+    for line in found:
+        console.item({"line": line}, line)
     return 0
 
 

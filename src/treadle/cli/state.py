@@ -18,7 +18,7 @@ def gc(*, keep: int, dry_run: bool, console: Console) -> int:
     latest data or an open window needs."""
     from treadle.loop.collect import collect
 
-    project = open_project(create=True, existing=True, report=console.report)
+    project = open_project(create=False, write=True, report=console.report)
     done = collect(project, keep=keep, dry_run=dry_run)
     verb = "would delete" if dry_run else "deleted"
     console.result(done, f"{verb} {done.deleted} blobs, {done.freed_bytes / 1e6:,.1f} MB; "

@@ -21,7 +21,7 @@ def monitor(*, environment: str | None, limit: int, console: Console) -> int:
     due; every answer, a no too, goes to the ledger."""
     from treadle.loop.watch import monitor as look
 
-    project = open_project(create=True, existing=True, report=console.report)
+    project = open_project(create=False, write=True, report=console.report)
     found = look(project, project.environment(environment), limit=limit)
 
     def render() -> str:
@@ -56,7 +56,7 @@ def truth(*, file: Path, environment: str | None, console: Console) -> int:
     or prediction_id of each row."""
     from treadle.loop.watch import hand_in_truth
 
-    project = open_project(create=True, existing=True, report=console.report)
+    project = open_project(create=False, write=True, report=console.report)
     done = hand_in_truth(project, project.environment(environment), file)
     console.result(done, f"{done.words}\n\nnext: treadle monitor")
     return 0

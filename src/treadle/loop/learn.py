@@ -54,7 +54,7 @@ def end_run(chain: Chain, run: Run, *, error: BaseException | None = None) -> Ru
     project = chain.project
     done = replace(
         run, ended=clock.text(clock.now()), status="FAILED" if error else "FINISHED",
-        error=f"{type(error).__name__}: {error}"[:2000] if error else None,
+        error=_words(error) if error else None,
         steps={step.name: step.hit.key for step in chain.planned if step.hit is not None},
     )
     model = project.journal.get("model", done.model) if done.model else None
@@ -67,6 +67,12 @@ def end_run(chain: Chain, run: Run, *, error: BaseException | None = None) -> Ru
     ))
     project.commit(changes)
     return done
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted by a person"
+    return f"{type(error).__name__}: {error}"[:2000]
 
 
 def used_data(chain: Chain) -> list[str]:

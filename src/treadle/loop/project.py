@@ -76,8 +76,7 @@ class Project:
     def require_state(self) -> State:
         """The state, or an error that says the project was never turned."""
         if self.state is None:
-            raise UsageError("this project was never turned: there is no state yet",
-                             hint="treadle up")
+            raise never_turned(self.folder)
         return self.state
 
     # ---- what the journal says about an environment ------------------------------------------
@@ -148,6 +147,14 @@ def find_folder(start: Path | None = None) -> Path:
                      hint="`treadle init` makes one, or change to the project's folder")
 
 
+def never_turned(folder: Path) -> Unreachable:
+    """What a command answers that needs a journal where none is."""
+    return Unreachable(
+        f"{folder} was never turned here: it has no journal",
+        hint="treadle up; or set TREADLE_STATE to the folder where its state is kept",
+    )
+
+
 def _write_schema(folder: Path) -> None:
     """The JSON Schema that treadle.yaml's first line names, for editors."""
     import json
@@ -159,19 +166,23 @@ def _write_schema(folder: Path) -> None:
 
 
 def open_project(
-    start: Path | None = None, *, create: bool, existing: bool = False, report: Report = silent
+    start: Path | None = None, *, create: bool, existing: bool = False, report: Report = silent,
+    write: bool = False,
 ) -> Project:
     """Open the project around `start`.
 
     create: make the state if it is not there (only `up` and its like do); with `existing` a missing
-    state is an error instead (a CI runner must not begin a second ledger).
+    state is an error instead (a CI runner must not begin a second ledger). write: the state is
+    written to, and must be there.
     """
     from treadle.plan import spec as spec_reader
 
     folder = find_folder(start)
     state: State | None = None
     if (State.folder_of(folder) / "journal.db").exists():
-        state = State.open(folder, create=False, read_only=not create)
+        state = State.open(folder, create=False, read_only=not (create or write))
+    if state is None and write:
+        raise never_turned(folder)
     if state is None and existing:
         raise Unreachable(
             f"{folder} has no journal, and --existing refuses to begin one: a second ledger would "
@@ -186,7 +197,7 @@ def open_project(
     journal: Journal = state.journal if state else MemoryJournal()
     objects: Objects = state.objects if state else MemoryObjects()
     spec = spec_reader.load(folder / SPEC_FILE, journal)
-    if create and state is not None:
+    if (create or write) and state is not None:
         remembered = spec_reader.remember(folder / SPEC_FILE, spec)
         if journal.get(remembered[0], remembered[1]) is None:
             changes = Changes()

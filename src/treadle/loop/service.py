@@ -173,8 +173,9 @@ def _attention(project: Project, place: str, pending: int) -> list[str]:
     if pending and last and last.get("error"):
         found.append(f"MLflow could not be told ({last['error']}); it is retried at each command")
     for name in project.spec.data:
-        checked = project.journal.get("refused", name)
-        if checked:
+        checked, present = project.journal.get("refused", name), project.journal.get("snapshot", name)
+        # Data that was refused and then put back as it was is what it was: checked and accepted.
+        if checked and present and from_plain(Snapshot, present).digest == checked["snapshot"]:
             found.append(f"data {name} was refused ({checked['words']}): treadle explain {name}")
     return found
 
