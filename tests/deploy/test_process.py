@@ -197,6 +197,25 @@ def test_a_release_that_takes_too_long_is_refused(
     assert ask(connect(first.address))[1] == {"predictions": [1.0]}
 
 
+def test_a_command_killed_right_after_it_started_a_supervisor_is_no_obstacle(
+    env_folder: Path, roll_out: Callable[..., Any], model_folders: dict[str, Path]
+) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from treadle.deploy import process;"
+        "from treadle.base.spec import ProcessTarget;"
+        "process._await = lambda *_: os.kill(os.getpid(), 9);"
+        "process.roll_out(Path(sys.argv[1]), ProcessTarget(target='process', port=int(sys.argv[3])),"
+        "1, Path(sys.argv[2]), environment='local', content='')"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = [str(env_folder), str(model_folders["one"]), str(port)]
+    killed = subprocess.run([sys.executable, "-c", code, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert roll_out(2, "two", port=port).address.endswith(f":{port}")
+    assert process.observe(env_folder).release == 2
+
+
 @pytest.mark.slow
 def test_repeated_crashes_wait_longer_and_lose_no_captured_record(
     env_folder: Path, roll_out: Callable[..., Any]

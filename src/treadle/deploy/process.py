@@ -126,8 +126,7 @@ def roll_out(
         {key: os.path.abspath(os.environ[key]) for key in _PASSED if key in os.environ},
         start_timeout_s, linger_s,
     )  # fmt: skip
-    state = supervision.read(env_folder / supervision.STATE, Supervised)
-    running = state if state is not None and supervision.alive(state) else None
+    state, running, lock = _claim(env_folder)
     same = (
         running is not None
         and running.host == _numeric(target.host)
@@ -135,19 +134,24 @@ def roll_out(
     )
     supervision.write(env_folder / supervision.WANTED, wanted)
     process: subprocess.Popen[bytes] | None = None
-    if same and running is not None:
+    if lock is None and same and running is not None:
         report(f"swapping to release {release} on {running.address}", release=release)
         os.kill(running.pid, signal.SIGHUP)
     else:
         kept = state.port if state is not None and target.port == 0 else target.port
-        listener = _listen(target.host, kept, wanted_port=target.port, retry=state is not None)
+        try:
+            listener = _listen(target.host, kept, wanted_port=target.port, retry=state is not None)
+        except BaseException:
+            if lock is not None:
+                os.close(lock)
+            raise
         if running is not None:
             report(f"moving from {running.address}: the old server is stopped first")
             stop(env_folder)
-            supervision.write(env_folder / supervision.WANTED, wanted)
+            lock = _claim(env_folder)[2]
         report(f"starting release {release}", release=release)
         with listener:
-            process = _spawn(env_folder, listener)
+            process = _spawn(env_folder, listener, lock)
     done = _await(env_folder, wanted, process, start_timeout_s + 30)
     if done.error is not None:
         raise Refused(
@@ -205,18 +209,52 @@ _started: list[subprocess.Popen[bytes]] = []
 """Supervisors that this process started: kept, so that one that ends is waited for (no zombie)."""
 
 
-def _spawn(env_folder: Path, listener: socket.socket) -> subprocess.Popen[bytes]:
+def _claim(env_folder: Path) -> tuple[Supervised | None, Supervised | None, int | None]:
+    """The last word of a supervisor; the one that runs; or else the folder's lock, now ours.
+
+    The lock is held from before a supervisor is started until it ends: a command that was killed
+    while it started one leaves nothing that a later command could miss.
+    """
+    import fcntl
+
+    descriptor = os.open(
+        env_folder / supervision.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+    )
+    until = time.monotonic() + 15
+    while True:
+        state = supervision.read(env_folder / supervision.STATE, Supervised)
+        if state is not None and supervision.alive(state):
+            os.close(descriptor)
+            return state, state, None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return state, None, descriptor
+        except BlockingIOError:
+            if time.monotonic() > until:
+                os.close(descriptor)
+                raise Unreachable(
+                    f"another process holds {env_folder / supervision.LOCK} and serves nothing",
+                    hint="is another treadle starting the service? try again",
+                ) from None
+            time.sleep(0.02)
+
+
+def _spawn(env_folder: Path, listener: socket.socket, lock: int | None) -> subprocess.Popen[bytes]:
     """The supervisor, in a session of its own: the terminal's end is not its end."""
     import subprocess
 
     _started[:] = [process for process in _started if process.poll() is None]
+    given = [listener.fileno()] if lock is None else [listener.fileno(), lock]
+    held = [] if lock is None else ["--lock-fd", str(lock)]
     with (env_folder / supervision.LOG).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "treadle.operate", "supervise",
-             str(env_folder.resolve()), "--fd", str(listener.fileno())],
+             str(env_folder.resolve()), "--fd", str(listener.fileno()), *held],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=env_folder,
-            pass_fds=(listener.fileno(),), start_new_session=True,
+            pass_fds=given, start_new_session=True,
         )  # fmt: skip
+    if lock is not None:
+        os.close(lock)  # the supervisor's copy holds it
     _started.append(process)
     return process
 

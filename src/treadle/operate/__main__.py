@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "supervise":
         from treadle.operate import supervisor
 
-        return supervisor.run(Path(options.folder), options.fd)
+        return supervisor.run(Path(options.folder), options.fd, options.lock_fd)
     told = _Status(options.status_fd)
     try:
         return _serve(options, told)
@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     supervise = commands.add_parser("supervise", help=argparse.SUPPRESS)
     supervise.add_argument("folder")
     supervise.add_argument("--fd", type=int, required=True)
+    supervise.add_argument("--lock-fd", type=int)
     return parser
 
 

@@ -376,11 +376,16 @@ def _real_now() -> str:
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def run(folder: Path, descriptor: int) -> int:
-    """Supervise the servers of one environment's folder on a given listening socket."""
-    with (folder / supervision.LOCK).open("wb") as lock:
+def run(folder: Path, descriptor: int, lock_descriptor: int | None = None) -> int:
+    """Supervise the servers of one environment's folder on a given listening socket.
+
+    `lock_descriptor` is the folder's lock, held already by who started this process and held on by
+    this descriptor; without it the lock is taken here.
+    """
+    lock_file: Path | int = lock_descriptor or folder / supervision.LOCK
+    with open(lock_file, "wb") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no wait: the given one is ours
         except BlockingIOError:
             print("another supervisor works in this folder", file=sys.stderr)
             return 1
