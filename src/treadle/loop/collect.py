@@ -82,7 +82,9 @@ def needed_digests(project: Project, keep: int) -> set[str]:
             needed |= _with_tree(project, result["content"])
     for _, window in journal.list("window"):
         needed.add(window["content"])
-    for kind in ("truth_part", "monitor"):
+    for _, message in journal.pending(100_000):
+        needed |= _digests_in(message.payload)  # what MLflow was not told yet
+    for kind in ("truth_part", "monitor", "baseline"):
         for _, value in journal.list(kind):
             needed |= _digests_in(value)
     return {digest for digest in needed if digest}

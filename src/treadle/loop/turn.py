@@ -259,10 +259,19 @@ def recover(project: Project) -> None:
 
 
 def tell(project: Project) -> None:
-    """Start the recorder where something waits for MLflow; never waits, never fails a turn."""
+    """Start the recorder where something waits for MLflow; never waits, never fails a turn.
+
+    A champion that a person moved in MLflow's UI (the recorder found it) becomes a ledger entry.
+    """
     state = project.state
-    if state is not None and project.journal.pending(1):
-        tracking.spawn_recorder(state.folder)
+    for key, conflict in project.journal.list("conflict"):
+        told = project.journal.get("conflict_told", key)
+        if told != conflict["found"]:
+            project.commit(Changes().put("conflict_told", key, conflict["found"]).decide(
+                project.decision("conflict", key.partition("/")[0], key, "conflict",
+                                 "MLflow is a projection", conflict["words"], conflict)))
+    if state is not None:
+        tracking.spawn_recorder(state)
 
 
 def process_name() -> str:

@@ -17,6 +17,7 @@ from treadle.base.clock import duration_s
 from treadle.base.errors import TreadleError, UsageError
 from treadle.base.plain import from_plain
 from treadle.base.records import Finding, Model, Release, Window
+from treadle.clients import tracking
 from treadle.clients.journal import Changes
 from treadle.deploy import process
 from treadle.loop import baseline
@@ -290,6 +291,7 @@ def _judge(project: Project, place: str) -> tuple[list[Window], list[Finding]]:
         changes.put("judged", window_key(window), clock.text(now))
     for finding in found:
         changes.put("finding", f"{place}/{finding.id}", finding)
+    changes.tell(tracking.windows_message(spec.project, place, done, found))
     project.commit(changes)
     return done, found
 
