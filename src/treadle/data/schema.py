@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from treadle.base.errors import SpecError, UsageError
 from treadle.base.records import Digested, Violation
 
 FILE = "data.schema.yaml"
+_WORDS = re.compile(r"\w[\w .+-]*", re.ASCII)
 OPEN_ABOVE = 50
 """A text column with more values than this has no list of categories."""
 STRUCTURE = frozenset(
@@ -293,10 +295,24 @@ def _number(value: float) -> float | int:
     return int(value) if float(value).is_integer() and abs(value) < 1e15 else float(value)
 
 
+def _text(value: Any) -> Any:
+    """A text with anything but words in it, in quotes: ruamel.yaml writes `[?0]` and reads a map."""
+    if isinstance(value, dict):
+        return {key: _text(item) for key, item in value.items()}
+    if not isinstance(value, str) or _WORDS.fullmatch(value):
+        return value
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    return DoubleQuotedScalarString(value)
+
+
 def _update(target: Any, key: str, value: Any) -> None:
     """Put `value` at `key`, touching only what differs, so that comments stay where they are."""
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+    key = _text(key)
+    if isinstance(value, str):
+        value = _text(value)
     if isinstance(value, dict):
         if not isinstance(target.get(key), dict):
             target[key] = CommentedMap()
@@ -309,10 +325,10 @@ def _update(target: Any, key: str, value: Any) -> None:
     elif isinstance(value, list):
         present = target.get(key)
         if isinstance(present, list) and list(present) == value[: len(present)]:
-            present.extend(value[len(present) :])
+            present.extend(_text(item) for item in value[len(present) :])
             return
         if present != value:
-            made = CommentedSeq(value)
+            made = CommentedSeq(_text(item) for item in value)
             if not any(isinstance(item, dict) for item in value):
                 made.fa.set_flow_style()
             target[key] = made
