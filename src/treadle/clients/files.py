@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from treadle.base import crash
 from treadle.base.errors import DiskFull, StateError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -74,7 +75,9 @@ def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
                 file.write(data)
                 file.flush()
                 flush(file.fileno())
+            crash.point("files.write.before")
             os.rename(temporary, path)
+            crash.point("files.write.after")
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from treadle.base import supervision
+from treadle.base import crash, supervision
 from treadle.base.errors import Refused, TreadleError, Unreachable, UsageError
 from treadle.base.log import Report, silent
 from treadle.base.supervision import Supervised, Wanted
@@ -133,10 +133,12 @@ def roll_out(
         and (target.port in (0, running.port))
     )
     supervision.write(env_folder / supervision.WANTED, wanted)
+    crash.point("deploy.wanted")
     process: subprocess.Popen[bytes] | None = None
     if lock is None and same and running is not None:
         report(f"swapping to release {release} on {running.address}", release=release)
         os.kill(running.pid, signal.SIGHUP)
+        crash.point("deploy.swapped")
     else:
         kept = state.port if state is not None and target.port == 0 else target.port
         try:
@@ -152,6 +154,7 @@ def roll_out(
         report(f"starting release {release}", release=release)
         with listener:
             process = _spawn(env_folder, listener, lock)
+            crash.point("deploy.spawned")
     done = _await(env_folder, wanted, process, start_timeout_s + 30)
     if done.error is not None:
         raise Refused(

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from treadle.base import crash
 from treadle.base.digest import short
 from treadle.clients.journal import Changes
 from treadle.loop.project import Project
@@ -44,6 +45,7 @@ def collect(project: Project, *, keep: int, dry_run: bool) -> Collected:
             project.report(f"{'would delete' if dry_run else 'deleting'} {short(digest)}",
                            detail=True)
             if not dry_run:
+                crash.point("gc.delete")
                 project.objects.delete(digest)
         if not dry_run:
             _forget(project, needed)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from treadle.base import clock
+from treadle.base import clock, crash
 from treadle.base.digest import digest, short
 from treadle.base.errors import DataRefused, TreadleError, UsageError
 from treadle.base.plain import from_plain, to_plain
@@ -93,6 +93,7 @@ def end_check(chain: Chain, checking: Checking, *, by: str) -> None:
     if learned:
         schemas.save(schemas.where(project.folder),
                      {name: from_plain(schemas.Schema, value) for name, value in learned.items()})
+        crash.point("data.learned")
         project.report(f"learned the rules of {', '.join(learned)} into {schemas.FILE}, which is "
                        "yours from now on", phase="data")
     changes = Changes()

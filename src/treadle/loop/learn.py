@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from treadle.base import clock
+from treadle.base import clock, crash
 from treadle.base.digest import short
 from treadle.base.plain import from_plain, to_plain
 from treadle.base.records import Model, Run, Verdict
@@ -110,6 +110,7 @@ def execute(chain: Chain, run: Run, *, checked: Callable[[], None]) -> None:
     raises DataRefused before the first row reaches a step.
     """
     from treadle.code import execute as executor
+    from treadle.code import pipeline
     from treadle.data import load
 
     project = chain.project
@@ -119,6 +120,9 @@ def execute(chain: Chain, run: Run, *, checked: Callable[[], None]) -> None:
     assert chain.graph is not None
     names = ", ".join(f"{step.name}()" for step in chain.stale_steps)
     project.report(f"running {names}", phase="code")
+    uncached = [name for name, section in project.spec.steps.items() if not section.cache]
+    for advice in pipeline.advice(chain.graph, uncached):
+        project.report(advice, warning=True)
 
     def load_dataset(name: str, kind: str) -> object:
         checked()
@@ -165,6 +169,7 @@ def build(chain: Chain) -> Model:
             trust_pickle=spec.trust == "pickle", excluded=excluded,
         )
         content, _ = project.objects.put_tree(target)
+        crash.point("build.packaged")
         assert content == model.content
     finally:
         shutil.rmtree(folder, ignore_errors=True)

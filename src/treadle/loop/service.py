@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treadle.base import clock, supervision
+from treadle.base import clock, crash, supervision
 from treadle.base.digest import short
 from treadle.base.errors import TreadleError, Unreachable, UsageError
 from treadle.base.plain import from_plain
@@ -36,6 +36,7 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
                       started=clock.text(clock.now()), status="running")
     key = f"{place}/{rollout.id}"
     project.commit(Changes().put("rollout", key, rollout))
+    crash.point("deploy.begin")
     try:
         done = replace(process.roll_out(
             project.environment_folder(place), target, champion.number, folder, environment=place,
@@ -50,6 +51,7 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
             "deploy", place, f"release {champion.number}", "failed", "service runs the champion",
             error.message, {"release": champion.number, "rollout": rollout.id}, by)))
         raise
+    crash.point("deploy.answered")
     project.commit(Changes().put("rollout", key, done).put(
         "served", place, service_settings(chain)).decide(project.decision(
         "deploy", place, f"release {champion.number}", "done", "service runs the champion",
@@ -260,11 +262,7 @@ def chosen_release(
     if moment is not None:
         from treadle.loop.trace import champion_as_of
 
-        try:
-            at = clock.text(clock.parse(moment))
-        except ValueError as error:
-            raise UsageError(f"--as-of takes a date such as 2013-09-30: {error}") from None
-        number = champion_as_of(project, place, at)
+        number = champion_as_of(project, place, moment)
         if number is None:
             raise UsageError(f"nobody was champion of {place} at {moment}", hint="treadle ledger")
     if number is not None:
@@ -275,8 +273,16 @@ def chosen_release(
     return champion
 
 
-def _sources(project: Project, source: str) -> tuple[list[Path], str]:
-    """Files to score and the digest of what they are (a snapshot, or the files' own digests)."""
+def _frames(project: Project, snapshot: Snapshot) -> Iterator[Any]:
+    """A snapshot's parts as frames, one at a time."""
+    from treadle.data import load
+
+    for part in snapshot.parts:
+        yield load.frame(replace(snapshot, parts=(part,)), project.objects, "pandas")
+
+
+def _sources(project: Project, source: str) -> tuple[list[Path] | Iterator[Any], str]:
+    """What to score (files, or a data set's frames) and the digest of what it is."""
     from treadle.base.digest import digest, digest_file
 
     if source in project.spec.data:
@@ -284,7 +290,10 @@ def _sources(project: Project, source: str) -> tuple[list[Path], str]:
         if stored is None:
             raise UsageError(f"data {source} was never read", hint="treadle up")
         snapshot = from_plain(Snapshot, stored)
-        return [project.objects.path(p.content) for p in snapshot.parts], snapshot.digest
+        if snapshot.kind == "paths":
+            raise UsageError(f"data {source} is paths: what they hold is for functions to read",
+                             hint="name files of rows instead")
+        return _frames(project, snapshot), snapshot.digest
     import glob
 
     files = sorted(Path(found) for found in glob.glob(source, recursive=True))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from treadle.base import clock, segments, supervision
+from treadle.base import clock, crash, segments, supervision
 from treadle.base.clock import duration_s
 from treadle.base.errors import TreadleError, UsageError
 from treadle.base.plain import from_plain
@@ -97,6 +97,7 @@ def _advance(project: Project, place: str) -> list[Window]:
     open_digest = project.objects.put_bytes(windows.encode(done.open_rows)) \
         if done.open_rows.num_rows else None
     changes.put("monitor", place, {"cursor": done.cursor, "open": open_digest})
+    crash.point("monitor.stored")
     project.commit(changes)
     return [closed.window for closed in done.windows]
 
@@ -272,10 +273,14 @@ def _judge(project: Project, place: str) -> tuple[list[Window], list[Finding]]:
         model = from_plain(Model, project.journal.get("model", release.model))
         known = baseline.read(project, release.model)
         judged, coverage = _join(project, window, tables, model, now, None)
-        probabilities = _probabilities(windows.decode(project.objects.read(window.content)))
+        table = windows.decode(project.objects.read(window.content))
+        probabilities = _probabilities(table)
         measures = baseline.metrics(spec.model.task, model.classes, probabilities=probabilities)
         realised = quality.values(judged, measures) if len(judged) else {}
-        done.append(windows.with_quality(window, coverage=coverage.share, realised=realised))
+        done.append(windows.with_quality(
+            window, coverage=coverage.share, realised=realised,
+            estimated=quality.estimate(table, spec.model.task),
+        ))
         since = _judged_since(project, place, window, release, tables, model, now)
         if len(since):
             found += findings.look_at_quality(
