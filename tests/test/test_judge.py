@@ -125,16 +125,16 @@ def test_a_column_known_later_is_refused_by_name() -> None:
     assert "learns from delay" in gate(verdict, "leak").text
 
 
-def test_a_copy_of_the_label_is_refused_by_name_though_nobody_declared_it() -> None:
+def test_a_copy_of_the_label_waits_for_a_person_by_name_though_nobody_declared_it() -> None:
     verdict = judge(given(features=("x", "z", "delay"), known_later=()))
-    assert gate(verdict, "leak").outcome == "refuse"
+    assert gate(verdict, "leak").outcome == "undecided"
     assert gate(verdict, "leak").text.startswith("delay alone predicts the label")
 
 
 def test_an_identifier_that_is_unique_in_each_row_is_no_leak() -> None:
     verdict = judge(given(features=("x", "z", "id", "carrier")))
     assert gate(verdict, "leak").outcome == "pass"
-    assert gate(verdict, "leak").text.endswith("0.98 is refused)")
+    assert gate(verdict, "leak").text.endswith("0.98 is suspicious)")
 
 
 def test_rows_without_a_label_are_counted_and_not_judged() -> None:

@@ -58,7 +58,7 @@ def test_a_number_that_is_the_label_in_another_unit_is_found() -> None:
 
 def test_the_words_name_the_features_the_best_first() -> None:
     answer = leak.gate(["a", "b", "c"], ["later"], {"a": 0.985, "b": 0.999, "c": 0.6}, "binary")
-    assert answer.outcome == "refuse"
+    assert answer.outcome == "undecided"
     assert answer.text.startswith("b and a alone predict the label with an area under the curve of 0.999")
     assert leak.gate(["later", "a"], ["later"], {}, "binary").text.startswith("the model learns from later")
 

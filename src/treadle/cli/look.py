@@ -93,17 +93,11 @@ def ledger(
     console: Console,
 ) -> int:
     """Every decision, newest first: what, by which rule, on which evidence, by whom."""
-    from treadle.base import clock
     from treadle.loop import trace
 
     project = open_project(create=False, report=console.report)
     name = project.spec.place(project.environment(environment))
-    until = None
-    if moment is not None:
-        try:
-            until = clock.text(clock.parse(moment))
-        except ValueError as error:
-            raise click.UsageError(f"--as-of takes a date such as 2013-09-30: {error}") from None
+    until = trace.end_of(moment) if moment is not None else None
     entries = trace.ledger(project, name, until=until, limit=limit)
     champion = trace.champion_as_of(project, name, until) if until else None
 

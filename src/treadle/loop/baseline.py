@@ -34,7 +34,8 @@ def metrics(task: Task, classes: tuple[Any, ...], *, probabilities: bool) -> dic
             return known.Judged(task, np.asarray(truth, dtype=np.float64), prediction, None, ())
         truth = np.asarray(truth).astype(np.int64)
         if not probabilities:
-            return known.Judged(task, truth, prediction.astype(np.int64), None, classes)
+            classes_alone = prediction if prediction.ndim == 1 else prediction.argmax(axis=1)
+            return known.Judged(task, truth, classes_alone.astype(np.int64), None, classes)
         if prediction.ndim == 1:
             prediction = np.column_stack([1.0 - prediction, prediction])
         return known.Judged(task, truth, prediction.argmax(axis=1), prediction, classes)

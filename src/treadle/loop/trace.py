@@ -17,6 +17,7 @@ from treadle.base.errors import UsageError
 from treadle.base.plain import from_plain
 from treadle.base.records import Decision, Model, Release, Run, Snapshot, Step, Verdict
 from treadle.loop.project import Project
+from treadle.plan import stale
 
 PREDICTION_ID = re.compile(
     r"(?P<environment>[A-Za-z0-9_-]+)\.(?P<release>\d+)\.(?P<instance>[A-Za-z0-9]+)"
@@ -239,7 +240,19 @@ def champion_as_of(project: Project, environment: str, moment: str) -> int | Non
     from treadle.release.ledger import champion_as_of as replay
 
     project.journal.verify()
-    return replay(project.journal.ledger(environment, until=moment), moment)
+    until = end_of(moment)
+    return replay(project.journal.ledger(environment, until=until), until)
+
+
+def end_of(moment: str) -> str:
+    """A moment that a person names, as the journal writes times; a bare date is the end of its day."""
+    try:
+        at = clock.parse(moment)
+    except ValueError as error:
+        raise UsageError(f"`{moment}` is no date such as 2013-09-30: {error}") from None
+    if len(moment) <= len("2013-09-30"):
+        at += datetime.timedelta(days=1, microseconds=-1)
+    return clock.text(at)
 
 
 # ---- explain -------------------------------------------------------------------------------------
@@ -260,6 +273,7 @@ def explain(project: Project, thing: str, environment: str) -> Explanation:
     thing: a function, a data set, `data`, `model`, `verdict`, `release N`, `promote`, `retrain`,
     `deploy`, a decision id, a run id or a prediction id.
     """
+    environment = project.spec.place(environment)
     decisions = project.journal.ledger(environment)
     for decision in decisions:
         if decision.id == thing:
@@ -331,8 +345,10 @@ def _explain_step(project: Project, name: str, last: dict[str, Any]) -> list[str
         step = from_plain(Step, stored)
         lines.append(f"{name}() last ran in {step.seconds:.2f} s and depends on:")
         lines += [f"  {what} = {_value(digest)}" for what, digest in sorted(step.depends.items())]
-    if last.get("why"):
-        lines.append("it ran because: " + "; ".join(last["why"]))
+    ran = project.journal.get("step_before", last["key"])
+    if ran is not None:
+        words = stale.explain_changes(ran["depends"], last["depends"])
+        lines.append("it ran because: " + ("; ".join(words) or ran["why"]))
     planned = walk(project, project.environment(None)).plan()
     for action in planned.actions:
         if action.phase == "code" and action.subject == f"{name}()":

@@ -70,6 +70,7 @@ def monitor(project: Project, environment: str, *, limit: int = 8) -> Monitored:
 
 def _advance(project: Project, place: str) -> list[Window]:
     """Close the windows that are due: blobs, records and the cursor in one commit."""
+    from treadle.monitor import quality
     from treadle.monitor import window as windows
 
     folder = process.capture_folder(project.environment_folder(place))
@@ -91,15 +92,18 @@ def _advance(project: Project, place: str) -> list[Window]:
         segments=after, since=clock.parse(rollouts[0][1]["started"]),
     )
     changes = Changes()
+    fresh: list[Window] = []
     for closed in done.windows:
-        assert project.objects.put_bytes(closed.blob) == closed.window.content
-        changes.put("window", window_key(closed.window), closed.window)
+        project.objects.put_bytes(closed.blob)
+        estimated = quality.estimate(closed.table, project.spec.model.task)
+        fresh.append(windows.with_quality(closed.window, estimated=estimated))
+        changes.put("window", window_key(closed.window), fresh[-1])
     open_digest = project.objects.put_bytes(windows.encode(done.open_rows)) \
         if done.open_rows.num_rows else None
     changes.put("monitor", place, {"cursor": done.cursor, "open": open_digest})
     crash.point("monitor.stored")
     project.commit(changes)
-    return [closed.window for closed in done.windows]
+    return fresh
 
 
 def _due(project: Project, cursor: Any, now: datetime.datetime) -> bool:
@@ -277,10 +281,7 @@ def _judge(project: Project, place: str) -> tuple[list[Window], list[Finding]]:
         probabilities = _probabilities(table)
         measures = baseline.metrics(spec.model.task, model.classes, probabilities=probabilities)
         realised = quality.values(judged, measures) if len(judged) else {}
-        done.append(windows.with_quality(
-            window, coverage=coverage.share, realised=realised,
-            estimated=quality.estimate(table, spec.model.task),
-        ))
+        done.append(windows.with_quality(window, coverage=coverage.share, realised=realised))
         since = _judged_since(project, place, window, release, tables, model, now)
         if len(since):
             found += findings.look_at_quality(

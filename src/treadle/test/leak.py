@@ -1,6 +1,6 @@
 """Does the model see what it cannot know? By name, and by features that alone predict too well.
 
-The second is a suspicion turned into a rule: a single column that ranks the holdout's cases with an
+The second is a suspicion that stops a model until a person has looked: a single column that ranks the holdout's cases with an
 area under the curve of .98 or more, or explains .98 of a number's variance, is far more often a copy
 or a consequence of the label than a discovery (Kaufman, Rosset, Perlich and Stitelman (2012),
 Leakage in Data Mining, ACM TKDD 6(4)). Each column is turned into the label's mean per value (text,
@@ -20,7 +20,7 @@ from treadle.base.records import GateResult
 from treadle.base.spec import Task
 
 TOO_GOOD = 0.98
-"""Area under the curve, or share of variance, from which a single feature is refused."""
+"""Area under the curve, or share of variance, from which a single feature is suspicious."""
 _FIT_ROWS = 50_000
 _BINS = 256
 _FEW = 1000
@@ -62,7 +62,7 @@ def alone(
 def gate(
     features: Sequence[str], known_later: Sequence[str], scores: dict[str, float], task: Task
 ) -> GateResult:
-    """The leak gate's answer: refuse by name, refuse by score, or pass with the highest score."""
+    """The leak gate's answer: refuse by name, undecided by score, or pass with the highest score."""
     named = by_name(features, known_later)
     if named:
         text = (
@@ -78,12 +78,14 @@ def gate(
     if high:
         text = (
             f"{_list(high)} alone predict{'s' if len(high) == 1 else ''} the label with {measure} of {scores[best]:.3f} "
-            f"({TOO_GOOD} is refused): is it known before the label is?"
+            f"({TOO_GOOD} is suspicious): known_later if it is known only with the label, else a "
+            "person may approve"
         )
-        return GateResult("leak", "refuse", scores[best], TOO_GOOD, text=text)
+        # A suspicion, not a proof: an easy task has such features, and a person can tell.
+        return GateResult("leak", "undecided", scores[best], TOO_GOOD, text=text)
     text = (
         "no feature is known only later, and none alone predicts too well "
-        f"(best {best} with {measure} of {scores[best]:.3f}, {TOO_GOOD} is refused)"
+        f"(best {best} with {measure} of {scores[best]:.3f}, {TOO_GOOD} is suspicious)"
     )
     return GateResult("leak", "pass", scores[best], TOO_GOOD, text=text)
 
