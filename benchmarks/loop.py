@@ -40,7 +40,6 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 ROWS = 20_000
 FEATURES = 20
@@ -61,26 +60,26 @@ IMPORTS = {
     "evaluate": "import pandas as pd\nfrom sklearn.metrics import accuracy_score, roc_auc_score\n",
 }
 BODIES = {
-    "load": '''
+    "load": """
 def load(path: str) -> pd.DataFrame:
     return pd.read_csv(path)
-''',
-    "split": '''
+""",
+    "split": """
 def split(rows: pd.DataFrame, seed: int = 0):
     return train_test_split(rows, test_size=0.25, random_state=seed)
-''',
-    "model": '''
+""",
+    "model": """
 def model(train: pd.DataFrame, C: float = 1.0) -> LogisticRegression:
     return LogisticRegression(C=C, max_iter=500).fit(train.drop(columns="label"), train["label"])
-''',
-    "evaluate": '''
+""",
+    "evaluate": """
 def evaluate(model, holdout: pd.DataFrame) -> dict:
     features = holdout.drop(columns="label")
     return {
         "accuracy": float(accuracy_score(holdout["label"], model.predict(features))),
         "roc_auc": float(roc_auc_score(holdout["label"], model.predict_proba(features)[:, 1])),
     }
-''',
+""",
 }
 PLAIN = """
 if __name__ == "__main__":
@@ -143,7 +142,7 @@ stages:
     deps: [evaluate.py, model.pkl, holdout.pkl]
     metrics: [metrics.json: {{cache: false}}]
 """
-TREADLE_SPLIT = '''
+TREADLE_SPLIT = """
 class Split(NamedTuple):
     train: pd.DataFrame
     holdout: pd.DataFrame
@@ -151,7 +150,7 @@ class Split(NamedTuple):
 
 def split(rows: pd.DataFrame, seed: int = 0) -> Split:
     return Split(*train_test_split(rows, test_size=0.25, random_state=seed))
-'''
+"""
 TREADLE_YAML = """\
 project: bench
 pipeline: pipeline.py
@@ -217,10 +216,15 @@ class Row:
 
 
 ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items()
-       if not name.startswith(("PYTHON", "MLFLOW_", "TREADLE_", "DVC_", "OMP_"))},
+    **{
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "MLFLOW_", "TREADLE_", "DVC_", "OMP_"))
+    },
     "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-    "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "NO_COLOR": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "NO_COLOR": "1",
 }
 
 
@@ -232,8 +236,14 @@ def run(command: Sequence[str | Path], folder: Path) -> tuple[Sample, str]:
     """Run one process to its end; its measures and its standard output. Raises Failed."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began = time.perf_counter()
-        process = subprocess.Popen([os.fspath(part) for part in command], cwd=folder, stdout=out,
-                                   stderr=err, stdin=subprocess.DEVNULL, env=ENVIRONMENT)
+        process = subprocess.Popen(
+            [os.fspath(part) for part in command],
+            cwd=folder,
+            stdout=out,
+            stderr=err,
+            stdin=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+        )
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -241,8 +251,11 @@ def run(command: Sequence[str | Path], folder: Path) -> tuple[Sample, str]:
         err.seek(0)
         text = out.read().decode()
         if process.returncode:
-            raise Failed(f"{' '.join(map(str, command))} ended with {process.returncode}:\n"
-                         + text[-2000:] + err.read().decode()[-4000:])
+            raise Failed(
+                f"{' '.join(map(str, command))} ended with {process.returncode}:\n"
+                + text[-2000:]
+                + err.read().decode()[-4000:]
+            )
     per_megabyte = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes here
     return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / per_megabyte), text
 
@@ -310,8 +323,7 @@ class Bench:
             (folder / name).mkdir()
             shutil.copyfile(self.data, folder / name / "rows.csv")
         every = tuple(BODIES)
-        (folder / "plain" / "plain.py").write_text(
-            script(every, head="import json\n", main=PLAIN))
+        (folder / "plain" / "plain.py").write_text(script(every, head="import json\n", main=PLAIN))
         if "mlflow" in only:
             head = "import json\nimport mlflow\nfrom mlflow.models import infer_signature\n"
             main = MLFLOW.replace("REQUIREMENTS", "None")
@@ -329,18 +341,23 @@ class Bench:
     def prepare_steps(self) -> None:
         """The last step alone, on inputs that lie ready: what an edit of it costs at least."""
         folder = self.folder / "steps"
-        make = script(("load", "split", "model"), head="import pickle\n", main="".join(
-            DVC_MAIN[name] for name in ("load", "split", "model")))
+        make = script(
+            ("load", "split", "model"),
+            head="import pickle\n",
+            main="".join(DVC_MAIN[name] for name in ("load", "split", "model")),
+        )
         (folder / "make.py").write_text(make)
         run([PYTHON, "make.py"], folder)
         main = """
 print(json.dumps(evaluate(model(pd.read_pickle("train.pkl")), pd.read_pickle("holdout.pkl"))))
 """
         (folder / "model.py").write_text(
-            script(("model", "evaluate"), head="import json\n", main=main))
+            script(("model", "evaluate"), head="import json\n", main=main)
+        )
         main = DVC_MAIN["evaluate"]
         (folder / "evaluate.py").write_text(
-            script(("evaluate",), head="import json, pickle\n", main=main))
+            script(("evaluate",), head="import json, pickle\n", main=main)
+        )
 
     def prepare_dvc(self) -> None:
         """A git repository with four stages; analytics and update checks are off."""
@@ -355,8 +372,20 @@ print(json.dumps(evaluate(model(pd.read_pickle("train.pkl")), pd.read_pickle("ho
         run([self.dvc, "config", "core.analytics", "false"], folder)
         run([self.dvc, "config", "core.check_update", "false"], folder)
         run(["git", "add", "--all"], folder)
-        run(["git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit",
-             "--quiet", "--message", "four stages"], folder)
+        run(
+            [
+                "git",
+                "-c",
+                "user.name=bench",
+                "-c",
+                "user.email=bench@localhost",
+                "commit",
+                "--quiet",
+                "--message",
+                "four stages",
+            ],
+            folder,
+        )
 
     def prepare_treadle(self) -> None:
         """The same functions; the data set loads, the gates evaluate."""
@@ -364,14 +393,21 @@ print(json.dumps(evaluate(model(pd.read_pickle("train.pkl")), pd.read_pickle("ho
         head = "from typing import NamedTuple\n\n"
         lines = {line: None for name in ("split", "model") for line in IMPORTS[name].splitlines()}
         (folder / "pipeline.py").write_text(
-            head + "\n".join(lines) + "\n\n" + TREADLE_SPLIT + "\n" + BODIES["model"])
+            head + "\n".join(lines) + "\n\n" + TREADLE_SPLIT + "\n" + BODIES["model"]
+        )
         (folder / "treadle.yaml").write_text(TREADLE_YAML)
 
     # -- timed --
 
     def measure(
-        self, name: str, section: str, command: Sequence[str | Path], folder: str, *,
-        floor: str | None = None, allowed: float | None = None,
+        self,
+        name: str,
+        section: str,
+        command: Sequence[str | Path],
+        folder: str,
+        *,
+        floor: str | None = None,
+        allowed: float | None = None,
     ) -> str:
         """One sample of a row; what the process printed."""
         row = self.rows.setdefault(name, Row(name, section, floor=floor, allowed=allowed))
@@ -397,8 +433,10 @@ print(json.dumps(evaluate(model(pd.read_pickle("train.pkl")), pd.read_pickle("ho
         text = self.measure("plain script", section, [PYTHON, "plain.py"], "plain")
         self.agree("plain", json.loads(text)["accuracy"])
         if "mlflow" in self.only:
-            for name, file in (("plain script with MLflow", "default.py"),
-                               ("plain script with MLflow, requirements given", "given.py")):
+            for name, file in (
+                ("plain script with MLflow", "default.py"),
+                ("plain script with MLflow, requirements given", "given.py"),
+            ):
                 folder = self.folder / "mlflow"
                 (folder / "mlflow.db").unlink(missing_ok=True)
                 shutil.rmtree(folder / "mlruns", ignore_errors=True)
@@ -407,24 +445,43 @@ print(json.dumps(evaluate(model(pd.read_pickle("train.pkl")), pd.read_pickle("ho
         if "dvc" in self.only:
             assert self.dvc is not None
             folder = self.folder / "dvc"
-            for name in ("dvc.lock", "rows.pkl", "train.pkl", "holdout.pkl", "model.pkl",
-                         "metrics.json"):
+            for name in (
+                "dvc.lock",
+                "rows.pkl",
+                "train.pkl",
+                "holdout.pkl",
+                "model.pkl",
+                "metrics.json",
+            ):
                 (folder / name).unlink(missing_ok=True)
             for name in ("cache", "tmp"):
                 shutil.rmtree(folder / ".dvc" / name, ignore_errors=True)
-            self.measure("dvc repro", section, [self.dvc, "repro", "--quiet"], "dvc",
-                         floor="plain script")
+            self.measure(
+                "dvc repro", section, [self.dvc, "repro", "--quiet"], "dvc", floor="plain script"
+            )
             self.agree("dvc", json.loads((folder / "metrics.json").read_text())["accuracy"])
         if "treadle" in self.only:
             self.empty_treadle()
-            text = self.measure("treadle train", section, [TREADLE, "train", "--json"], "treadle",
-                                floor="plain script", allowed=0.7)
+            text = self.measure(
+                "treadle train",
+                section,
+                [TREADLE, "train", "--json"],
+                "treadle",
+                floor="plain script",
+                allowed=0.7,
+            )
             self.recorded("treadle train")
-            self.agree("treadle train",
-                       json.loads(text)["runs"][0]["verdict"]["metrics"]["accuracy"])
+            self.agree(
+                "treadle train", json.loads(text)["runs"][0]["verdict"]["metrics"]["accuracy"]
+            )
             self.empty_treadle()
-            text = self.measure("treadle up, with the service answering", section,
-                                [TREADLE, "up", "--json"], "treadle", floor="plain script")
+            text = self.measure(
+                "treadle up, with the service answering",
+                section,
+                [TREADLE, "up", "--json"],
+                "treadle",
+                floor="plain script",
+            )
             self.recorded("treadle up, with the service answering")
             self.agree("treadle up", json.loads(text)["verdict"]["metrics"]["accuracy"])
 
@@ -449,11 +506,13 @@ print(json.dumps(evaluate(model(pd.read_pickle("train.pkl")), pd.read_pickle("ho
             self.measure(click, section, [PYTHON, "-c", "import click"], "plain")
             if "treadle" not in self.only:
                 continue
-            self.measure("treadle --help", section, [TREADLE, "--help"], "treadle",
-                         floor=click, allowed=0.03)
+            self.measure(
+                "treadle --help", section, [TREADLE, "--help"], "treadle", floor=click, allowed=0.03
+            )
             for name in ("plan", "up"):
-                text = self.measure(f"treadle {name}", section, [TREADLE, name], "treadle",
-                                    floor=click, allowed=0.1)
+                text = self.measure(
+                    f"treadle {name}", section, [TREADLE, name], "treadle", floor=click, allowed=0.1
+                )
                 if "nothing to do" not in text:
                     raise Failed(f"`treadle {name}` found something to do:\n{text}")
             wait_recorder(self.folder / "treadle" / ".treadle")
@@ -461,8 +520,9 @@ print(json.dumps(evaluate(model(pd.read_pickle("train.pkl")), pd.read_pickle("ho
             assert self.dvc is not None
             self.measure("dvc --help", section, [self.dvc, "--help"], "dvc", floor=click)
             self.measure("dvc status", section, [self.dvc, "status"], "dvc", floor=click)
-            text = self.measure("dvc repro, unchanged", section, [self.dvc, "repro"], "dvc",
-                                floor=click)
+            text = self.measure(
+                "dvc repro, unchanged", section, [self.dvc, "repro"], "dvc", floor=click
+            )
             if "up to date" not in text:
                 raise Failed(f"`dvc repro` found something to do:\n{text}")
 
@@ -486,8 +546,14 @@ print(json.dumps(evaluate(model(pd.read_pickle("train.pkl")), pd.read_pickle("ho
             text = (self.folder / path).read_text()
             now = text.partition("max_iter=")[2].partition(")")[0]
             self.edit(path, f"max_iter={now})", f"max_iter={iterations + 1})")
-            self.measure(name, section, command, variant, floor=floor,
-                         allowed=0.4 if name.startswith("treadle train") else None)
+            self.measure(
+                name,
+                section,
+                command,
+                variant,
+                floor=floor,
+                allowed=0.4 if name.startswith("treadle train") else None,
+            )
             if variant == "treadle":
                 self.recorded(name)
         floor = "evaluate alone, inputs ready"
@@ -495,17 +561,34 @@ print(json.dumps(evaluate(model(pd.read_pickle("train.pkl")), pd.read_pickle("ho
         if "treadle" in self.only:
             text = (self.folder / "treadle/treadle.yaml").read_text()
             now = text.partition("at_least: ")[2].partition("}")[0]
-            self.edit("treadle/treadle.yaml", f"at_least: {now}}}",
-                      f"at_least: {0.5 + self.edits / 1e4:.4f}}}")
-            self.measure("treadle train, a gate changed", section, [TREADLE, "train"], "treadle",
-                         floor=floor, allowed=0.4)
+            self.edit(
+                "treadle/treadle.yaml",
+                f"at_least: {now}}}",
+                f"at_least: {0.5 + self.edits / 1e4:.4f}}}",
+            )
+            self.measure(
+                "treadle train, a gate changed",
+                section,
+                [TREADLE, "train"],
+                "treadle",
+                floor=floor,
+                allowed=0.4,
+            )
             self.recorded("treadle train, a gate changed")
         if "dvc" in self.only:
             assert self.dvc is not None
-            self.edit("dvc/evaluate.py", "import json, pickle\n",
-                      f"import json, pickle\nedits = {self.edits}\n")
-            self.measure("dvc repro, evaluate changed", section, [self.dvc, "repro", "--quiet"],
-                         "dvc", floor=floor)
+            self.edit(
+                "dvc/evaluate.py",
+                "import json, pickle\n",
+                f"import json, pickle\nedits = {self.edits}\n",
+            )
+            self.measure(
+                "dvc repro, evaluate changed",
+                section,
+                [self.dvc, "repro", "--quiet"],
+                "dvc",
+                floor=floor,
+            )
 
     def edit_commands(self) -> Iterator[tuple[str, str, list[str | Path]]]:
         if "dvc" in self.only:
@@ -540,14 +623,19 @@ def dvc_command(venv: Path) -> Path:
         venv.parent.mkdir(parents=True, exist_ok=True)
         uv = shutil.which("uv")
         make = [uv, "venv", "--quiet", "--python", PYTHON] if uv else [PYTHON, "-m", "venv"]
-        install = ([uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python")]
-                   if uv else [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"])
+        install = (
+            [uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python")]
+            if uv
+            else [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        )
         try:
             subprocess.run([*make, str(venv)], check=True)
             subprocess.run([*install, *wanted], check=True, stderr=subprocess.DEVNULL)
         except subprocess.CalledProcessError as error:
-            raise Failed(f"DVC could not be installed into {venv}: {error}; leave it out with "
-                         "--only plain,mlflow,treadle") from error
+            raise Failed(
+                f"DVC could not be installed into {venv}: {error}; leave it out with "
+                "--only plain,mlflow,treadle"
+            ) from error
     return command
 
 
@@ -563,13 +651,15 @@ def differences(row: Row, floor: Row) -> list[float]:
     if len(ours) == len(theirs):
         return [a - b for a, b in zip(ours, theirs, strict=True)]
     each = len(theirs) // len(ours)
-    return [a - statistics.fmean(theirs[i * each:(i + 1) * each]) for i, a in enumerate(ours)]
+    return [a - statistics.fmean(theirs[i * each : (i + 1) * each]) for i, a in enumerate(ours)]
 
 
 def spread(values: Sequence[float], digits: int) -> str:
     """Median [smallest–largest]."""
-    return (f"{statistics.median(values):.{digits}f} "
-            f"[{min(values):.{digits}f}–{max(values):.{digits}f}]")
+    return (
+        f"{statistics.median(values):.{digits}f} "
+        f"[{min(values):.{digits}f}–{max(values):.{digits}f}]"
+    )
 
 
 TITLES = {
@@ -587,9 +677,13 @@ def report(rows: dict[str, Row]) -> str:
         if not chosen:
             continue
         digits = 3 if section == "unchanged" else 2
-        lines += [f"### {title}", "",
-                  "| | wall s | CPU s | beside, CPU s | MB | against | seconds more | times "
-                  "| target | reached |", "|---|---|---|---|---|---|---|---|---|---|"]
+        lines += [
+            f"### {title}",
+            "",
+            "| | wall s | CPU s | beside, CPU s | MB | against | seconds more | times "
+            "| target | reached |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
         for row in chosen:
             cpu = statistics.median(sample.cpu for sample in row.samples)
             known = [s.beside for s in row.samples if s.beside is not None]
@@ -604,9 +698,11 @@ def report(rows: dict[str, Row]) -> str:
                 if row.allowed is not None:
                     target = f"≤ + {row.allowed}"
                     reached = "yes" if statistics.median(found) <= row.allowed else "**no**"
-            lines.append(f"| {row.name} | {spread(row.walls(), digits)} | {cpu:.{digits}f} | "
-                         f"{beside} | {size:.0f} | {against} | {more} | {times} | {target} "
-                         f"| {reached} |")
+            lines.append(
+                f"| {row.name} | {spread(row.walls(), digits)} | {cpu:.{digits}f} | "
+                f"{beside} | {size:.0f} | {against} | {more} | {times} | {target} "
+                f"| {reached} |"
+            )
         lines.append("")
     return "\n".join(lines)
 
@@ -620,9 +716,13 @@ def machine() -> dict[str, str]:
                 processor = line.partition(":")[2].strip()
                 break
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cores": str(os.cpu_count()), "processor": processor, "memory": f"{memory:.0f} GiB",
-            "system": f"{platform.system()} {platform.release()}",
-            "python": platform.python_version()}
+    return {
+        "cores": str(os.cpu_count()),
+        "processor": processor,
+        "memory": f"{memory:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
 
 
 def versions(dvc: Path | None) -> dict[str, str]:
@@ -648,10 +748,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--only", default=",".join(VARIANTS), help="variants, with commas")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every sample")
-    parser.add_argument("--dvc-venv", type=Path, metavar="DIR",
-                        default=Path.home() / ".cache" / "treadle-benchmarks" / "dvc")
-    parser.add_argument("--keep", type=Path, metavar="DIR",
-                        help="make the projects in this (new) folder and leave them there")
+    parser.add_argument(
+        "--dvc-venv",
+        type=Path,
+        metavar="DIR",
+        default=Path.home() / ".cache" / "treadle-benchmarks" / "dvc",
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="make the projects in this (new) folder and leave them there",
+    )
     options = parser.parse_args(arguments)
     only = [name for name in VARIANTS if name in options.only.split(",") or name == "plain"]
     unknown = sorted(set(options.only.split(",")) - set(VARIANTS))
@@ -684,18 +792,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failed as error:
         say(f"benchmark failed: {error}")
         return 1
-    print(f"{options.rows:,} rows, {FEATURES} features, {options.rounds} rounds; accuracy "
-          f"{bench.accuracy['plain']:.4f} in all of {len(bench.accuracy)} variants\n")
-    print(f"{facts['cores']} cores {facts['processor']}, {facts['memory']}, {facts['system']}, "
-          f"Python {facts['python']}; load at the start {loads[0]:.1f}\n")
+    print(
+        f"{options.rows:,} rows, {FEATURES} features, {options.rounds} rounds; accuracy "
+        f"{bench.accuracy['plain']:.4f} in all of {len(bench.accuracy)} variants\n"
+    )
+    print(
+        f"{facts['cores']} cores {facts['processor']}, {facts['memory']}, {facts['system']}, "
+        f"Python {facts['python']}; load at the start {loads[0]:.1f}\n"
+    )
     print(", ".join(f"{name} {version}" for name, version in found.items()) + "\n")
     print(report(bench.rows))
     if options.json is not None:
-        options.json.write_text(json.dumps({
-            "machine": facts, "versions": found, "loads": loads, "rounds": options.rounds,
-            "rows": options.rows, "accuracy": bench.accuracy,
-            "measured": {name: asdict(row) for name, row in bench.rows.items()},
-        }, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps(
+                {
+                    "machine": facts,
+                    "versions": found,
+                    "loads": loads,
+                    "rounds": options.rounds,
+                    "rows": options.rows,
+                    "accuracy": bench.accuracy,
+                    "measured": {name: asdict(row) for name, row in bench.rows.items()},
+                },
+                indent=1,
+            )
+            + "\n"
+        )
     return 0
 
 

@@ -44,8 +44,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=200)
     repeats = parser.parse_args().repeats
     year = Year()
-    print(f"α of a look: drift {findings.drift_alpha(SECTION):.4f}, "
-          f"decay {findings.decay_alpha(SECTION):.4f}\n")
+    print(
+        f"α of a look: drift {findings.drift_alpha(SECTION):.4f}, "
+        f"decay {findings.decay_alpha(SECTION):.4f}\n"
+    )
     drift_of_the_year(year)
     drift_placebo(year, repeats)
     drift_planted(year)
@@ -74,12 +76,20 @@ class Year:
         self.train_time = _microseconds(parts.train["sched_dep"])
         self.profile = profile_of(self.train, self.features)
         self.placebo = drift.reference(
-            self.train, self.train_time, self.profile, 7 * 86400, [*self.features, "prediction"],
+            self.train,
+            self.train_time,
+            self.profile,
+            7 * 86400,
+            [*self.features, "prediction"],
             block_s=86400,
         )
         self.holdout = quality.judge_arrays(
-            parts.holdout["late"].to_numpy(), answer(parts.holdout),
-            _microseconds(parts.holdout["sched_dep"]), "binary", (0, 1), 86400,
+            parts.holdout["late"].to_numpy(),
+            answer(parts.holdout),
+            _microseconds(parts.holdout["sched_dep"]),
+            "binary",
+            (0, 1),
+            86400,
         )
         self.later = later
         self.windows = windows_of(later, answer(later), self.features)
@@ -107,15 +117,24 @@ def windows_of(
     for day, part in frame.groupby(frame["sched_dep"].dt.floor("D")):
         records = []
         for hour, group in part.groupby(part["sched_dep"].dt.floor("h")):
-            records.append({
-                "id": f"local.1.bench.{hour:%Y%m%d%H}", "time": f"{hour:%Y-%m-%dT%H}:00:00Z",
-                "release": 1, "instance": "bench", "rows": len(group),
-                "inputs": {n: _listed(group[n]) for n in features},
-                "extra": {"flight": _listed(group["flight"]),
-                          "sched_dep": texts[group.index].tolist()},
-                "outputs": {"prediction_0": _listed(group["p0"]),
-                            "prediction_1": _listed(group["p1"])},
-            })
+            records.append(
+                {
+                    "id": f"local.1.bench.{hour:%Y%m%d%H}",
+                    "time": f"{hour:%Y-%m-%dT%H}:00:00Z",
+                    "release": 1,
+                    "instance": "bench",
+                    "rows": len(group),
+                    "inputs": {n: _listed(group[n]) for n in features},
+                    "extra": {
+                        "flight": _listed(group["flight"]),
+                        "sched_dep": texts[group.index].tolist(),
+                    },
+                    "outputs": {
+                        "prediction_0": _listed(group["p0"]),
+                        "prediction_1": _listed(group["p1"]),
+                    },
+                }
+            )
         now = day.to_pydatetime().replace(tzinfo=UTC) + _one_day()
         found, cursor, rows = window.advance(
             records, "local", SECTION, "sched_dep", KEY, cursor, now, open_rows=rows
@@ -134,11 +153,19 @@ def profile_of(table: pa.Table, features: list[str]) -> dict[str, Any]:
 # ---- drift ---------------------------------------------------------------------------------------
 
 
-def look(year: Year, table: pa.Table, form: dict[str, Any] | None = None,
-         placebo: dict[str, Any] | None = None) -> list[drift.ColumnDrift]:
+def look(
+    year: Year,
+    table: pa.Table,
+    form: dict[str, Any] | None = None,
+    placebo: dict[str, Any] | None = None,
+) -> list[drift.ColumnDrift]:
     return drift.compare(
-        table, form or year.profile, placebo or year.placebo, year.features,
-        findings.drift_alpha(SECTION), block_s=86400,
+        table,
+        form or year.profile,
+        placebo or year.placebo,
+        year.features,
+        findings.drift_alpha(SECTION),
+        block_s=86400,
     )
 
 
@@ -169,12 +196,16 @@ def drift_of_the_year(year: Year) -> None:
             hit |= p < small
         plain += hit
     weeks = len(year.windows)
-    print(f"   weeks with an alarm: Treadle {ours} of {weeks}, KS and χ² per column (Bonferroni "
-          f"over columns) {plain} of {weeks}")
+    print(
+        f"   weeks with an alarm: Treadle {ours} of {weeks}, KS and χ² per column (Bonferroni "
+        f"over columns) {plain} of {weeks}"
+    )
     for name, values in columns.items():
         usual = year.placebo["columns"][name]["shape"]
-        print(f"   {name:12} PSI median {np.median(values):.3f} largest {max(values):.3f}; "
-              f"training's own weeks up to {max(usual):.3f}")
+        print(
+            f"   {name:12} PSI median {np.median(values):.3f} largest {max(values):.3f}; "
+            f"training's own weeks up to {max(usual):.3f}"
+        )
     print()
 
 
@@ -185,10 +216,12 @@ def drift_placebo(year: Year, repeats: int) -> None:
     for _ in range(max(1, repeats // 4)):
         order = rng.permutation(len(tables))
         train = pa.concat_tables([tables[i] for i in order[:17]])
-        time = np.concatenate([
-            n * 7 * DAY + (tables[i]["when"].cast(pa.int64()).to_numpy() - 4 * DAY) % (7 * DAY)
-            for n, i in enumerate(order[:17])
-        ])
+        time = np.concatenate(
+            [
+                n * 7 * DAY + (tables[i]["when"].cast(pa.int64()).to_numpy() - 4 * DAY) % (7 * DAY)
+                for n, i in enumerate(order[:17])
+            ]
+        )
         form = profile_of(train, year.features)
         placebo = drift.reference(
             train, time, form, 7 * 86400, [*year.features, "prediction"], block_s=86400
@@ -202,8 +235,10 @@ def drift_placebo(year: Year, repeats: int) -> None:
         weeks += alarms
         runs += 1
     share = findings.drift_alpha(SECTION) * 90 / 7
-    print(f"2. drift, placebo (weeks in random order): {weeks / runs:.2f} alarms per 91 days in "
-          f"{runs} runs; drift's part of the budget is {share:.2f}; by column {by_column}\n")
+    print(
+        f"2. drift, placebo (weeks in random order): {weeks / runs:.2f} alarms per 91 days in "
+        f"{runs} runs; drift's part of the budget is {share:.2f}; by column {by_column}\n"
+    )
 
 
 def drift_planted(year: Year) -> None:
@@ -213,11 +248,13 @@ def drift_planted(year: Year) -> None:
     def by(name: str, change: Any) -> Any:
         def planted(frame: pd.DataFrame) -> pd.DataFrame:
             return frame.assign(**{name: change(frame[name])})
+
         return planted
 
     train = year.train
-    spread = {n: float(np.nanstd(train[n].to_numpy())) for n in
-              ("distance", "sched_hour", "wind_speed")}
+    spread = {
+        n: float(np.nanstd(train[n].to_numpy())) for n in ("distance", "sched_hour", "wind_speed")
+    }
     new_carrier = lambda s: s.astype(object).where(rng.random(len(s)) > 0.2, "ZZ")  # noqa: E731
     some_carrier = lambda s: s.astype(object).where(rng.random(len(s)) > 0.05, "ZZ")  # noqa: E731
     lost = lambda s: s.astype(float).where(rng.random(len(s)) > 0.1)  # noqa: E731
@@ -261,8 +298,9 @@ def measures() -> dict[str, quality.Measure]:
 
     def as_judged(truth: Any, prediction: Any) -> metrics.Judged:
         chance = np.column_stack([1 - prediction, prediction])
-        return metrics.Judged("binary", truth.astype(np.int64), (prediction >= 0.5).astype(np.int64),
-                              chance, (0, 1))
+        return metrics.Judged(
+            "binary", truth.astype(np.int64), (prediction >= 0.5).astype(np.int64), chance, (0, 1)
+        )
 
     return quality.watched(
         "binary",
@@ -278,8 +316,10 @@ def decay_of_the_year(year: Year) -> None:
     how = measures()
     release = quality.measure(year.holdout, how)
     for name, one in release.items():
-        print(f"   at release {name} {one.value:.3f} (judged {one.goodness:.3f}, "
-              f"95 % {one.interval[0]:.3f} to {one.interval[1]:.3f}, {one.blocks} days)")
+        print(
+            f"   at release {name} {one.value:.3f} (judged {one.goodness:.3f}, "
+            f"95 % {one.interval[0]:.3f} to {one.interval[1]:.3f}, {one.blocks} days)"
+        )
     print("   week        rows   truth  late  said  auc   expected  log loss  constant  alarms")
     alarms = []
     for number, closed in enumerate(year.windows):
@@ -289,25 +329,34 @@ def decay_of_the_year(year: Year) -> None:
         guess = quality.estimate(closed.table, "binary")
         rows = quality.concatenate(year.judged[: number + 1])
         found = findings.look_at_quality(
-            closed.window, section=SECTION, now=findings.matures_at(closed.window, SECTION),
-            coverage=year.coverage[number], judged=rows, release_quality=release, measures=how,
+            closed.window,
+            section=SECTION,
+            now=findings.matures_at(closed.window, SECTION),
+            coverage=year.coverage[number],
+            judged=rows,
+            release_quality=release,
+            measures=how,
         )
         names = [one.subject for one in found if one.alarm]
         worse = any(not one.alarm and one.kind == "decay" for one in found)
         alarms += [(closed.window.start[:10], one) for one in found if one.alarm]
-        print(f"   {closed.window.start[:10]} {closed.window.rows:6} "
-              f"{year.coverage[number].share:6.1%} {seen['rate']:5.2f} "
-              f"{seen['predicted_rate']:5.2f} {seen['roc_auc']:5.3f}  {guess['roc_auc']:5.3f}    "
-              f"{seen['log_loss']:7.3f}  {seen['log_loss_constant']:7.3f}   {', '.join(names)}"
-              f"{' (worse than a constant)' if worse else ''}")
+        print(
+            f"   {closed.window.start[:10]} {closed.window.rows:6} "
+            f"{year.coverage[number].share:6.1%} {seen['rate']:5.2f} "
+            f"{seen['predicted_rate']:5.2f} {seen['roc_auc']:5.3f}  {guess['roc_auc']:5.3f}    "
+            f"{seen['log_loss']:7.3f}  {seen['log_loss_constant']:7.3f}   {', '.join(names)}"
+            f"{' (worse than a constant)' if worse else ''}"
+        )
     for start, one in alarms[:2]:
         print(f"   {start}: {one.text}")
     print(f"   weeks with an alarm: {len({start for start, _ in alarms})}\n")
 
 
 def decay_placebo(year: Year, repeats: int) -> None:
-    print("5. and 6. decay, placebo and planted: days drawn from the year, budget "
-          f"{findings.decay_alpha(SECTION) * 90 / 7:.2f} alarms per 90 days")
+    print(
+        "5. and 6. decay, placebo and planted: days drawn from the year, budget "
+        f"{findings.decay_alpha(SECTION) * 90 / 7:.2f} alarms per 90 days"
+    )
     rows = quality.concatenate(year.judged)
     present = np.unique(rows.block)
     days = [np.flatnonzero(rows.block == block) for block in present]
@@ -326,8 +375,13 @@ def decay_placebo(year: Year, repeats: int) -> None:
             answer[lost] = rng.permutation(answer[lost])
         return quality.Judged(rows.truth[index], answer, block, "binary", (0, 1))
 
-    for run, noise, times in ((1, 0.0, repeats), (3, 0.0, repeats), (7, 0.0, repeats),
-                              (3, 0.5, repeats // 4), (3, 1.0, repeats // 4)):
+    for run, noise, times in (
+        (1, 0.0, repeats),
+        (3, 0.0, repeats),
+        (7, 0.0, repeats),
+        (3, 0.5, repeats // 4),
+        (3, 1.0, repeats // 4),
+    ):
         looks, any_, first = 0, 0, []
         for _ in range(max(1, times)):
             start = rng.integers(0, len(days) - run, (14 + 91) // run + 1)
@@ -337,19 +391,23 @@ def decay_placebo(year: Year, repeats: int) -> None:
             found = []
             for week in range(1, 14):
                 part = service._where(service.block < week * 7)
-                found.append(any(
-                    one.alarm for one in quality.decay(part, release, how, alpha).comparisons
-                ))
+                found.append(
+                    any(one.alarm for one in quality.decay(part, release, how, alpha).comparisons)
+                )
             looks += sum(found[:6]) if noise else sum(found)
             any_ += any(found[6:]) if noise else any(found)
             first += [found[6:].index(True) + 1] if any(found[6:]) else []
         if noise:
             weeks = f"median week {np.median(first):.0f}" if first else "never"
-            print(f"   {noise:.0%} of the answers noise from day 42 on: found in "
-                  f"{any_ / times:.0%} of {times} runs within 7 weeks, {weeks}")
+            print(
+                f"   {noise:.0%} of the answers noise from day 42 on: found in "
+                f"{any_ / times:.0%} of {times} runs within 7 weeks, {weeks}"
+            )
         else:
-            print(f"   no change, days in runs of {run}: {looks / times:.2f} looks with an alarm "
-                  f"per 91 days, {any_ / times:.0%} of {times} runs have any")
+            print(
+                f"   no change, days in runs of {run}: {looks / times:.2f} looks with an alarm "
+                f"per 91 days, {any_ / times:.0%} of {times} runs have any"
+            )
 
 
 # ---- helpers -------------------------------------------------------------------------------------
@@ -362,8 +420,9 @@ def _one_day() -> Any:
 
 
 def _read(folder: Path, pattern: str) -> pd.DataFrame:
-    return pd.concat([pd.read_parquet(path) for path in sorted(folder.glob(pattern))],
-                     ignore_index=True)
+    return pd.concat(
+        [pd.read_parquet(path) for path in sorted(folder.glob(pattern))], ignore_index=True
+    )
 
 
 def _table(frame: pd.DataFrame, features: list[str], answers: np.ndarray) -> pa.Table:

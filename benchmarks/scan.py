@@ -116,7 +116,7 @@ def duckdb(path: Path, *, limit: str | None = None) -> None:
 
 def nothing(_: Path) -> None:
     """What a process with polars costs before it does anything."""
-    import polars  # noqa: F401, ICN001
+    import polars  # noqa: F401
 
 
 WAYS = {

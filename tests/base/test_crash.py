@@ -13,13 +13,16 @@ import treadle
 from treadle.base import crash
 
 SOURCE = Path(treadle.__file__).parent
-USE = re.compile(r"\bcrash\.point\(\s*[\"']([^\"']+)[\"']\s*\)|\bpoint\(\s*[\"']([a-z]+\.[a-z.]+)[\"']\s*\)")
+USE = re.compile(
+    r"\bcrash\.point\(\s*[\"']([^\"']+)[\"']\s*\)|\bpoint\(\s*[\"']([a-z]+\.[a-z.]+)[\"']\s*\)"
+)
 
 
 def test_every_name_in_the_source_is_registered_and_every_registered_name_is_used():
     used = {
         match[1] or match[2]
-        for path in SOURCE.rglob("*.py") if path.name != "crash.py"
+        for path in SOURCE.rglob("*.py")
+        if path.name != "crash.py"
         for match in USE.finditer(path.read_text(encoding="utf-8"))
     }
     assert used == set(crash.POINTS)
@@ -33,7 +36,9 @@ def passages(wanted: str | None, name: str = "journal.commit.before") -> tuple[i
     code = f"from treadle.base.crash import point\nfor n in range(4): point({name!r}); print(n, flush=True)"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        capture_output=True, env=environment, check=False,
+        capture_output=True,
+        env=environment,
+        check=False,
     )
     return done.returncode, len(done.stdout.split())
 

@@ -33,10 +33,14 @@ def pyfunc():
 def rows(classes: int = 2) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     n = 200
-    frame = pd.DataFrame({
-        "text": rng.choice(["a", "b", "c"], n), "whole": rng.integers(0, 50, n),
-        "real": rng.normal(size=n), "other": rng.normal(size=n),
-    })
+    frame = pd.DataFrame(
+        {
+            "text": rng.choice(["a", "b", "c"], n),
+            "whole": rng.integers(0, 50, n),
+            "real": rng.normal(size=n),
+            "other": rng.normal(size=n),
+        }
+    )
     noisy = frame["real"] + rng.normal(size=n) / 3
     return frame.assign(y=pd.qcut(noisy, classes, labels=False).astype("int64"))
 
@@ -113,11 +117,15 @@ def onnx_model(width: int):
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper
 
-    weights = helper.make_tensor("w", TensorProto.FLOAT, [width, 2], [0.1 * i for i in range(2 * width)])
+    weights = helper.make_tensor(
+        "w", TensorProto.FLOAT, [width, 2], [0.1 * i for i in range(2 * width)]
+    )
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["z"]), helper.make_node("Softmax", ["z"], ["p"])],
-        "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, width])],
-        [helper.make_tensor_value_info("p", TensorProto.FLOAT, [None, 2])], [weights],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, width])],
+        [helper.make_tensor_value_info("p", TensorProto.FLOAT, [None, 2])],
+        [weights],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), onnx
 
@@ -127,13 +135,17 @@ def test_onnx(tmp_path: Path, pyfunc) -> None:
     frame = rows()[[*FEATURES, "y"]]
     made = package(model, section(2), frame, tmp_path / "m")
     assert made.flavor == "onnx"
-    logits = frame[FEATURES].to_numpy("float32") @ np.array([[0, .1], [.2, .3], [.4, .5]], "float32")
+    logits = frame[FEATURES].to_numpy("float32") @ np.array(
+        [[0, 0.1], [0.2, 0.3], [0.4, 0.5]], "float32"
+    )
     wanted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     answer = pyfunc.load_model(str(tmp_path / "m")).predict(frame[FEATURES])
     np.testing.assert_allclose(answer["p"], wanted, rtol=1e-4)
 
 
-def test_an_own_class_travels_with_its_code_under_trust(tmp_path: Path, pyfunc, monkeypatch) -> None:
+def test_an_own_class_travels_with_its_code_under_trust(
+    tmp_path: Path, pyfunc, monkeypatch
+) -> None:
     (tmp_path / "ownpipeline.py").write_text(
         "import numpy as np\n\n\nclass Constant:\n    def predict(self, frame):\n"
         "        return np.full(len(frame), 7.0)\n"
@@ -184,9 +196,13 @@ def test_the_directory_has_the_form_that_mlflow_itself_writes(tmp_path: Path, ta
     package(model, ModelSection("model", task, "y"), frame, tmp_path / "ours")
     told = json.loads((tmp_path / "ours/treadle.json").read_text())
     mlflow.sklearn.save_model(
-        model, str(tmp_path / "theirs"), signature=infer_signature(frame[FEATURES], answer),
-        input_example=frame[FEATURES].head(3), serialization_format="skops",
-        pyfunc_predict_fn=method, pip_requirements=["scikit-learn"],
+        model,
+        str(tmp_path / "theirs"),
+        signature=infer_signature(frame[FEATURES], answer),
+        input_example=frame[FEATURES].head(3),
+        serialization_format="skops",
+        pyfunc_predict_fn=method,
+        pip_requirements=["scikit-learn"],
         skops_trusted_types=told["trusted"],
     )
     theirs = yaml.safe_load((tmp_path / "theirs/MLmodel").read_text())

@@ -8,7 +8,9 @@ from treadle.build import mlmodel
 
 plain = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text()
 values = st.recursive(
-    plain, lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(), v, max_size=4), max_leaves=12
+    plain,
+    lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(), v, max_size=4),
+    max_leaves=12,
 )
 
 

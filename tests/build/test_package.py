@@ -45,13 +45,15 @@ print(package(model, ModelSection("model", "binary", "y"), frame, Path(sys.argv[
 
 def rows(n: int = 60) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    return pd.DataFrame({
-        "text": rng.choice(["a", "b", "c"], n),
-        "whole": np.arange(n),
-        "real": rng.normal(size=n),
-        "flag": rng.random(n) < 0.5,
-        "y": (np.arange(n) % 3 == 0).astype("int8"),
-    })
+    return pd.DataFrame(
+        {
+            "text": rng.choice(["a", "b", "c"], n),
+            "whole": np.arange(n),
+            "real": rng.normal(size=n),
+            "flag": rng.random(n) < 0.5,
+            "y": (np.arange(n) % 3 == 0).astype("int8"),
+        }
+    )
 
 
 def fitted(frame: pd.DataFrame, columns: list[str]) -> LogisticRegression:
@@ -68,7 +70,10 @@ def test_the_same_fitted_model_is_the_same_bytes_in_another_process(tmp_path: Pa
         script = SCRIPT if seed == "1" else "import skops.io\n" + SCRIPT
         done = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / name), umask],
-            capture_output=True, text=True, check=True, cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
             env={**os.environ, "PYTHONHASHSEED": seed, "TZ": f"UTC{seed}"},
         )
         digests.append(done.stdout.strip())
@@ -85,7 +90,11 @@ def test_the_record_names_the_tree_and_every_file(tmp_path: Path) -> None:
     assert model.features == ("whole", "real")
     assert model.classes == (0, 1)
     assert {line.partition("==")[0] for line in model.requirements} == {
-        "numpy", "pandas", "scikit-learn", "scipy", "skops",
+        "numpy",
+        "pandas",
+        "scikit-learn",
+        "scipy",
+        "skops",
     }
     assert model.size_bytes == sum(p.stat().st_size for p in (tmp_path / "m").iterdir())
 
@@ -101,8 +110,12 @@ def test_the_signature_tells_types_and_which_columns_had_holes(tmp_path: Path) -
     package(model, SECTION, frame.head(3), tmp_path / "m", train_features=frame)
     signature = yaml.safe_load((tmp_path / "m/MLmodel").read_text())["signature"]
     assert [(c["name"], c["type"], c["required"]) for c in json.loads(signature["inputs"])] == [
-        ("text", "string", True), ("whole", "long", True), ("holes", "double", False),
-        ("count", "double", False), ("flag", "boolean", True), ("time", "datetime", True),
+        ("text", "string", True),
+        ("whole", "long", True),
+        ("holes", "double", False),
+        ("count", "double", False),
+        ("flag", "boolean", True),
+        ("time", "datetime", True),
     ]
     assert json.loads(signature["outputs"]) == [
         {"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1, 2]}}
@@ -248,7 +261,9 @@ def test_dates_are_shown_as_iso_texts(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "m/input_example.json").read_text())["data"][0][1] == "2013-01-01"
 
 
-@pytest.mark.parametrize(("kinds", "words"), [(3, "knows 3 classes: 0, 1, 2"), (1, "one class only")])
+@pytest.mark.parametrize(
+    ("kinds", "words"), [(3, "knows 3 classes: 0, 1, 2"), (1, "one class only")]
+)
 def test_a_binary_model_knows_two_classes(tmp_path: Path, kinds: int, words: str) -> None:
     from sklearn.dummy import DummyClassifier
 
@@ -281,7 +296,9 @@ def test_an_own_class_too_is_the_same_bytes_in_another_process(tmp_path: Path) -
         )
         done = subprocess.run(
             [sys.executable, "-c", OWN, str(tmp_path / str(number)), str(tmp_path)],
-            capture_output=True, text=True, check=True,
+            capture_output=True,
+            text=True,
+            check=True,
             env={**os.environ, "PYTHONHASHSEED": str(number), "PYTHONDONTWRITEBYTECODE": "1"},
         )
         digests.append(done.stdout.strip())

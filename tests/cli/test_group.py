@@ -10,9 +10,10 @@ from pathlib import Path
 
 import click
 import pytest
-
 from tests.support.projects import treadle
-from treadle.cli.group import COMMANDS, treadle as group
+
+from treadle.cli.group import COMMANDS
+from treadle.cli.group import treadle as group
 
 HEAVY = {
     "mlflow", "pandas", "sklearn", "pydantic", "rich", "altair", "lightkube", "polars", "pyarrow",

@@ -79,10 +79,13 @@ def test_postgres_that_is_down_is_unreachable_by_host_and_port_without_the_passw
     assert "pa%73sw0rd" not in caught.value.message and "passw0rd" not in caught.value.message
 
 
-@pytest.mark.parametrize("library, url, extra", [
-    ("duckdb", "duckdb:///d.db", "treadle[duckdb]"),
-    ("psycopg", "postgresql://127.0.0.1/x", "treadle[postgres]"),
-])
+@pytest.mark.parametrize(
+    "library, url, extra",
+    [
+        ("duckdb", "duckdb:///d.db", "treadle[duckdb]"),
+        ("psycopg", "postgresql://127.0.0.1/x", "treadle[postgres]"),
+    ],
+)
 def test_an_absent_library_names_the_pip_command(tmp_path, library, url, extra):
     """In a process of its own, where the import is refused as if the library were not installed."""
     (tmp_path / "d.db").write_bytes(b"")
@@ -107,29 +110,66 @@ def test_sqlite_keeps_declared_types_and_missing_values(tmp_path):
         tmp_path,
         "CREATE TABLE t (i INTEGER, r REAL, s VARCHAR(9), b BOOLEAN, d DATE, at TIMESTAMP, z DATETIME,"
         " m DECIMAL(10,2), raw BLOB, free)",
-        [("INSERT INTO t VALUES (?,?,?,?,?,?,?,?,?,?)", [
-            (1, 1.5, "x", 1, "2024-01-02", "2024-01-02 03:04:05.600", "2024-01-02T04:04:05.600+01:00",
-             1.25, b"\0", 7),
-            (None,) * 10,
-        ])],
+        [
+            (
+                "INSERT INTO t VALUES (?,?,?,?,?,?,?,?,?,?)",
+                [
+                    (
+                        1,
+                        1.5,
+                        "x",
+                        1,
+                        "2024-01-02",
+                        "2024-01-02 03:04:05.600",
+                        "2024-01-02T04:04:05.600+01:00",
+                        1.25,
+                        b"\0",
+                        7,
+                    ),
+                    (None,) * 10,
+                ],
+            )
+        ],
     )
     database = connect("sqlite:///s.db", tmp_path)
     table = read(database, "SELECT *, i + 1 AS j, NULL AS none FROM t;")
     assert {field.name: str(field.type) for field in table.schema} == {
-        "i": "int64", "r": "double", "s": "string", "b": "bool", "d": "date32[day]",
-        "at": "timestamp[us]", "z": "timestamp[us, tz=UTC]", "m": "decimal128(10, 2)",
-        "raw": "binary", "free": "int64", "j": "int64", "none": "null",
+        "i": "int64",
+        "r": "double",
+        "s": "string",
+        "b": "bool",
+        "d": "date32[day]",
+        "at": "timestamp[us]",
+        "z": "timestamp[us, tz=UTC]",
+        "m": "decimal128(10, 2)",
+        "raw": "binary",
+        "free": "int64",
+        "j": "int64",
+        "none": "null",
     }
     assert table.to_pylist()[0] == {
-        "i": 1, "r": 1.5, "s": "x", "b": True, "d": datetime.date(2024, 1, 2), "at": MOMENT,
-        "z": MOMENT.replace(tzinfo=UTC), "m": D("1.25"), "raw": b"\0", "free": 7, "j": 2, "none": None,
+        "i": 1,
+        "r": 1.5,
+        "s": "x",
+        "b": True,
+        "d": datetime.date(2024, 1, 2),
+        "at": MOMENT,
+        "z": MOMENT.replace(tzinfo=UTC),
+        "m": D("1.25"),
+        "raw": b"\0",
+        "free": 7,
+        "j": 2,
+        "none": None,
     }
     assert set(table.to_pylist()[1].values()) == {None}
     database.close()
 
 
 def test_sqlite_names_the_value_that_does_not_fit(tmp_path):
-    sqlite_file(tmp_path, "CREATE TABLE t (i INTEGER, d DATE); INSERT INTO t VALUES (1, '2024-01-01'), ('many', 'soon')")
+    sqlite_file(
+        tmp_path,
+        "CREATE TABLE t (i INTEGER, d DATE); INSERT INTO t VALUES (1, '2024-01-01'), ('many', 'soon')",
+    )
     database = connect("sqlite:///s.db", tmp_path)
     with pytest.raises(DataRefused, match="column i of the query is int64 and holds 'many'"):
         read(database, "SELECT i FROM t")
@@ -153,8 +193,14 @@ def test_sqlite_refuses_a_wrong_query_with_its_own_words_and_never_writes(tmp_pa
 
 def test_sqlite_reads_in_order_and_only_what_is_newer(tmp_path):
     sqlite_file(
-        tmp_path, "CREATE TABLE t (n INTEGER, at TIMESTAMP)",
-        [("INSERT INTO t VALUES (?,?)", [(n, f"2024-01-{n:02} 00:00:00") for n in (3, 1, 2)] + [(9, None)])],
+        tmp_path,
+        "CREATE TABLE t (n INTEGER, at TIMESTAMP)",
+        [
+            (
+                "INSERT INTO t VALUES (?,?)",
+                [(n, f"2024-01-{n:02} 00:00:00") for n in (3, 1, 2)] + [(9, None)],
+            )
+        ],
     )
     database = connect("sqlite:///s.db", tmp_path)
     query = "SELECT * FROM t -- the days"
@@ -167,7 +213,11 @@ def test_sqlite_reads_in_order_and_only_what_is_newer(tmp_path):
 
 def test_sqlite_streams_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BATCH_ROWS", 10)
-    sqlite_file(tmp_path, "CREATE TABLE t (n INTEGER)", [("INSERT INTO t VALUES (?)", [(n,) for n in range(25)])])
+    sqlite_file(
+        tmp_path,
+        "CREATE TABLE t (n INTEGER)",
+        [("INSERT INTO t VALUES (?)", [(n,) for n in range(25)])],
+    )
     _, batches = connect("sqlite:///s.db", tmp_path).read("SELECT n FROM t")
     assert [batch.num_rows for batch in batches] == [10, 10, 5]
 
@@ -197,9 +247,19 @@ def test_duckdb_keeps_types_and_missing_values(duck):
     database = connect("duckdb:///d.db", duck)
     table = read(database, "SELECT *, sum(i) OVER () AS total FROM t", order=["i"])
     assert {field.name: str(field.type) for field in table.schema} == {
-        "i": "int32", "b": "bool", "r": "double", "s": "string", "at_": "timestamp[us]",
-        "z": "timestamp[us, tz=UTC]", "d": "date32[day]", "m": "decimal128(10, 2)", "raw": "binary",
-        "e": "string", "span": "duration[us]", "l": "list<l: int32>", "total": "int64",
+        "i": "int32",
+        "b": "bool",
+        "r": "double",
+        "s": "string",
+        "at_": "timestamp[us]",
+        "z": "timestamp[us, tz=UTC]",
+        "d": "date32[day]",
+        "m": "decimal128(10, 2)",
+        "raw": "binary",
+        "e": "string",
+        "span": "duration[us]",
+        "l": "list<l: int32>",
+        "total": "int64",
     }
     row = next(row for row in table.to_pylist() if row["i"] == 1)
     assert row["z"] == MOMENT.replace(tzinfo=UTC) and row["m"] == D("1.25") and row["e"] == "u"
@@ -216,7 +276,9 @@ def test_duckdb_keeps_types_and_missing_values(duck):
 @needs_duckdb
 def test_a_duckdb_file_that_another_process_writes_is_unreachable(duck):
     code = f"import duckdb, sys; c = duckdb.connect({str(duck / 'd.db')!r}); print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(Unreachable, match=r"d\.db"):
             connect("duckdb:///d.db", duck)
@@ -258,10 +320,24 @@ def test_postgres_keeps_types_and_missing_values(postgres, tmp_path):
     database = connect(postgres, tmp_path)
     table = read(database, "SELECT * FROM t", order=["i"])
     assert {field.name: str(field.type) for field in table.schema} == {
-        "i": "int64", "big": "int64", "r": "double", "f": "double", "b": "bool", "s": "string",
-        "c": "string", "d": "date32[day]", "at": "timestamp[us]", "z": "timestamp[us, tz=UTC]",
-        "m": "decimal128(10, 2)", "free": "decimal128(38, 18)", "raw": "binary", "u": "string",
-        "j": "string", "e": "string", "span": "duration[us]", "l": "list<item: int64>",
+        "i": "int64",
+        "big": "int64",
+        "r": "double",
+        "f": "double",
+        "b": "bool",
+        "s": "string",
+        "c": "string",
+        "d": "date32[day]",
+        "at": "timestamp[us]",
+        "z": "timestamp[us, tz=UTC]",
+        "m": "decimal128(10, 2)",
+        "free": "decimal128(38, 18)",
+        "raw": "binary",
+        "u": "string",
+        "j": "string",
+        "e": "string",
+        "span": "duration[us]",
+        "l": "list<item: int64>",
         "clock": "time64[us]",
     }
     first, second = table.to_pylist()
@@ -307,8 +383,15 @@ def test_postgres_refuses_a_wrong_query_with_its_words_and_never_writes(postgres
         read(database, "SELECT 1.1234567890123456789012::numeric AS free")
     database.close()
     database = connect(postgres, tmp_path)
-    assert read(database, "SELECT count(*) AS n FROM t WHERE s LIKE 'x%' OR s IS NULL")["n"].to_pylist() == [2]
-    newer = read(database, "SELECT * FROM many", order=["at"], newer=("at", datetime.datetime(2024, 1, 4, 11, 19, 58)))
+    assert read(database, "SELECT count(*) AS n FROM t WHERE s LIKE 'x%' OR s IS NULL")[
+        "n"
+    ].to_pylist() == [2]
+    newer = read(
+        database,
+        "SELECT * FROM many",
+        order=["at"],
+        newer=("at", datetime.datetime(2024, 1, 4, 11, 19, 58)),
+    )
     assert newer["n"].to_pylist() == [299999, 300000]
     database.close()
 
@@ -317,4 +400,7 @@ def test_postgres_refuses_a_wrong_query_with_its_words_and_never_writes(postgres
 def test_postgres_with_a_wrong_password_is_unreachable_and_tells_none(postgres, tmp_path):
     with pytest.raises(Unreachable) as caught:
         connect(postgres.replace("s3cret", "wr0ng"), tmp_path)
-    assert "wr0ng" not in caught.value.message and "password authentication failed" in caught.value.message
+    assert (
+        "wr0ng" not in caught.value.message
+        and "password authentication failed" in caught.value.message
+    )

@@ -36,8 +36,13 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("code", "wanted"),
-    [(errno.ENOSPC, DiskFull), (errno.EDQUOT, DiskFull), (errno.EACCES, StateError),
-     (errno.EROFS, StateError), (errno.ENOENT, FileNotFoundError)],
+    [
+        (errno.ENOSPC, DiskFull),
+        (errno.EDQUOT, DiskFull),
+        (errno.EACCES, StateError),
+        (errno.EROFS, StateError),
+        (errno.ENOENT, FileNotFoundError),
+    ],
 )
 def test_errors_of_the_disk_become_ours_and_others_pass(code, wanted):
     with pytest.raises(wanted) as error:

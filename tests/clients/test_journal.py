@@ -23,9 +23,16 @@ from treadle.clients.journal import Changes, SqliteJournal
 
 def decision(number: int, **changes) -> Decision:
     fields = {
-        "id": f"d{number}", "at": f"2026-01-{number:02}", "environment": "local", "kind": "release",
-        "subject": f"release {number}", "outcome": "promoted", "rule": "promote", "words": "w",
-        "evidence": {"score": number / 10}, "by": "treadle",
+        "id": f"d{number}",
+        "at": f"2026-01-{number:02}",
+        "environment": "local",
+        "kind": "release",
+        "subject": f"release {number}",
+        "outcome": "promoted",
+        "rule": "promote",
+        "words": "w",
+        "evidence": {"score": number / 10},
+        "by": "treadle",
     }
     return Decision(**{**fields, **changes})
 
@@ -34,7 +41,9 @@ def decision(number: int, **changes) -> Decision:
 def path(tmp_path):
     with_entries = SqliteJournal(tmp_path / "journal.db")
     for number in range(1, 6):
-        with_entries.commit(Changes().decide(decision(number)).put("run", f"{number}", {"n": number}))
+        with_entries.commit(
+            Changes().decide(decision(number)).put("run", f"{number}", {"n": number})
+        )
     with_entries.close()
     return tmp_path / "journal.db"
 
@@ -52,7 +61,10 @@ def by_hand(path, *statements):
 @pytest.mark.parametrize(
     ("statement", "named"),
     [
-        ("UPDATE ledger SET entry = replace(entry, '\"promoted\"', '\"held\"') WHERE seq = 3", "entry 3"),
+        (
+            "UPDATE ledger SET entry = replace(entry, '\"promoted\"', '\"held\"') WHERE seq = 3",
+            "entry 3",
+        ),
         ("UPDATE ledger SET entry = 'nonsense' WHERE seq = 2", "entry 2"),
         ("UPDATE ledger SET environment = 'production' WHERE seq = 4", "entry 4"),
         ("DELETE FROM ledger WHERE seq = 3", "entry 3 is missing"),
@@ -164,7 +176,8 @@ def test_an_older_journal_is_migrated_in_one_transaction(path):
 def test_a_migration_that_fails_leaves_the_older_journal_whole(path):
     class Broken(Next):
         migrations: ClassVar[dict[int, tuple[str, ...]]] = {
-            1: Next.migrations[1], 2: ("ALTER TABLE nothing RENAME TO x",)
+            1: Next.migrations[1],
+            2: ("ALTER TABLE nothing RENAME TO x",),
         }
 
     with pytest.raises(sqlite3.OperationalError):
@@ -290,7 +303,9 @@ with State.open(Path(sys.argv[1]), create=True) as state:
 
 def test_eight_processes_open_an_empty_project_at_once(tmp_path):
     started = [
-        subprocess.Popen([sys.executable, "-c", OPEN, str(tmp_path), str(n)], stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN, str(tmp_path), str(n)], stderr=subprocess.PIPE
+        )
         for n in range(8)
     ]
     for process in started:
@@ -345,7 +360,8 @@ def write_until_killed(folder, *, crash=None, after_s=None, count=1000):
     """The numbers that the writer acknowledged before it died."""
     environment = {**os.environ, **({"TREADLE_CRASH": crash} if crash else {})}
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder), str(count)], stdout=subprocess.PIPE,
+        [sys.executable, "-c", WRITER, str(folder), str(count)],
+        stdout=subprocess.PIPE,
         env=environment,
     )
     if after_s is not None:
@@ -378,10 +394,17 @@ def check(folder, acknowledged):
 
 
 STATE_POINTS = [
-    "journal.create.before", "journal.create.after", "journal.commit.before",
-    "journal.commit.after", "journal.delivered.before", "journal.delivered.after",
-    "objects.write.before", "objects.rename.before", "objects.rename.after",
-    "objects.tree.before", "objects.tree.after",
+    "journal.create.before",
+    "journal.create.after",
+    "journal.commit.before",
+    "journal.commit.after",
+    "journal.delivered.before",
+    "journal.delivered.after",
+    "objects.write.before",
+    "objects.rename.before",
+    "objects.rename.after",
+    "objects.tree.before",
+    "objects.tree.after",
 ]
 
 

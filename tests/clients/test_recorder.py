@@ -61,7 +61,10 @@ def told(tmp_path_factory):
         assert spawn_recorder(state) is not None
         assert spawn_recorder(state) is None, "a second one while the first is running"
         done = wait_recorder(state, 120)
-        assert done, (state.journal.get("recorder", "last"), (state.folder / "recorder.log").read_text())
+        assert done, (
+            state.journal.get("recorder", "last"),
+            (state.folder / "recorder.log").read_text(),
+        )
     return folder, model, verdict
 
 
@@ -118,7 +121,9 @@ def test_a_run_is_in_mlflow_with_parameters_metrics_data_times_and_tags(told):
     assert run.info.start_time == 1767225600000
     assert run.info.end_time == 1767225660000
     assert run.data.params == {
-        "model.learning_rate": "0.1", "split.days": "14", "model.names": '["a", "b"]'
+        "model.learning_rate": "0.1",
+        "split.days": "14",
+        "model.names": '["a", "b"]',
     }
     assert run.data.metrics["roc_auc"] == 0.7
     assert run.data.metrics["champion.roc_auc"] == 0.65
@@ -245,7 +250,9 @@ def test_another_environment_has_aliases_of_its_own(state, told):
     drain(state)
     aliases = client_of(state).get_registered_model("flights").aliases
     assert {k: str(v) for k, v in aliases.items()} == {
-        "champion": "1", "champion-production": "1", "challenger-production": "1"
+        "champion": "1",
+        "champion-production": "1",
+        "challenger-production": "1",
     }
     state.journal.commit(Changes().tell(alias_message(SPEC, "production", *both)))
     drain(state)
@@ -254,8 +261,18 @@ def test_another_environment_has_aliases_of_its_own(state, told):
 
 def test_windows_are_points_of_one_run_at_their_end(state):
     windows = [
-        Window(f"w{n}", "local", f"2026-02-0{n}T00:00:00Z", f"2026-02-0{n + 1}T00:00:00Z", (1,), 100 * n,
-               "sha256:w", 0.5, {}, {"log_loss": 0.5 + n / 10})
+        Window(
+            f"w{n}",
+            "local",
+            f"2026-02-0{n}T00:00:00Z",
+            f"2026-02-0{n + 1}T00:00:00Z",
+            (1,),
+            100 * n,
+            "sha256:w",
+            0.5,
+            {},
+            {"log_loss": 0.5 + n / 10},
+        )
         for n in (1, 2)
     ]
     for _ in range(2):
@@ -266,7 +283,8 @@ def test_windows_are_points_of_one_run_at_their_end(state):
     (run,) = [r for r in client.search_runs([experiment]) if r.info.run_name == "monitor local"]
     history = client.get_metric_history(run.info.run_id, "realised.log_loss")
     assert sorted((m.timestamp, m.value) for m in history) == [
-        (1769990400000, 0.6), (1770076800000, 0.7)
+        (1769990400000, 0.6),
+        (1770076800000, 0.7),
     ]
 
 

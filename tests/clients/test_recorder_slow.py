@@ -80,11 +80,26 @@ class Server:
     def start(self):
         with open(self.folder / "server.log", "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port",
-                 str(self.port), "--workers", "1", "--backend-store-uri",
-                 f"sqlite:///{self.folder / 'server.db'}", "--artifacts-destination",
-                 str(self.folder / "artifacts")],
-                stdout=log, stderr=log, start_new_session=True, cwd=self.folder,
+                [
+                    sys.executable,
+                    "-m",
+                    "mlflow",
+                    "server",
+                    "--host",
+                    "127.0.0.1",
+                    "--port",
+                    str(self.port),
+                    "--workers",
+                    "1",
+                    "--backend-store-uri",
+                    f"sqlite:///{self.folder / 'server.db'}",
+                    "--artifacts-destination",
+                    str(self.folder / "artifacts"),
+                ],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=self.folder,
             )
         until = time.monotonic() + 120
         while time.monotonic() < until:
@@ -140,8 +155,14 @@ def test_an_mlflow_that_stops_and_starts_again_is_told_everything_once(tmp_path,
 
 
 @pytest.mark.parametrize(
-    "crash", ["recorder.deliver.after:2", "journal.commit.after:2", "journal.commit.before:3",
-              "journal.commit.after:6", "journal.delivered.before"],
+    "crash",
+    [
+        "recorder.deliver.after:2",
+        "journal.commit.after:2",
+        "journal.commit.before:3",
+        "journal.commit.after:6",
+        "journal.delivered.before",
+    ],
 )
 def test_a_recorder_that_is_killed_is_resumed_and_nothing_is_told_twice(tmp_path, crash):
     with State.open(tmp_path, create=True) as state:
@@ -149,7 +170,9 @@ def test_a_recorder_that_is_killed_is_resumed_and_nothing_is_told_twice(tmp_path
         environment = {**os.environ, "TREADLE_CRASH": crash}
         dead = subprocess.run(
             [sys.executable, "-P", "-m", "treadle.clients.recorder", str(state.folder)],
-            env=environment, capture_output=True, check=False,
+            env=environment,
+            capture_output=True,
+            check=False,
         )
         assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()
         assert spawn_recorder(state) is not None
@@ -163,9 +186,7 @@ def test_a_message_committed_while_the_recorder_ends_is_not_left_behind(tmp_path
     """Many small turns, each starting the recorder if none runs: all is delivered, none started last."""
     with State.open(tmp_path, create=True) as state:
         for number in range(40):
-            state.journal.commit(
-                Changes().tell(run_message(a_run(f"R{number}"), (), None, None))
-            )
+            state.journal.commit(Changes().tell(run_message(a_run(f"R{number}"), (), None, None)))
             spawn_recorder(state)
             time.sleep(0.15)
         assert wait_recorder(state, 120) is True, delivery(state.journal)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -89,3 +91,51 @@ def test_functions_that_open_files_are_refused_though_they_are_numpys():
 def test_what_skops_cannot_write_says_so():
     with pytest.raises(TreadleError, match="cannot write"):
         skops_file.dumps(Birch())
+
+
+@pytest.mark.parametrize("before", ["import skops.io", ""])
+def test_our_skops_trusts_nothing_by_itself_and_that_of_others_stays_whole(tmp_path, before):
+    code = f"""
+{before}
+import numpy as np
+import sklearn.utils
+from treadle.base.trust import skops_io
+from sklearn.linear_model import LinearRegression
+data = skops_io().dumps(LinearRegression())
+assert skops_io() is skops_io()
+assert skops_io().get_untrusted_types(data=data) == ["sklearn.linear_model._base.LinearRegression"]
+import skops.io
+from skops.io import _trusted_types
+assert skops.io is not skops_io()
+assert skops.io.get_untrusted_types(data=data) == []
+assert isinstance(skops.io.loads(data), LinearRegression)
+assert "numpy.log1p" in _trusted_types.NUMPY_UFUNC_TYPE_NAMES
+assert len(sklearn.utils.all_estimators()) > 100
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_the_list_that_a_model_trusts_does_not_depend_on_how_skops_was_imported(tmp_path):
+    code = """
+import numpy as np, pathlib, sys
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from treadle.build.flavor import write
+x, y = np.arange(20.0).reshape(10, 2), np.arange(10) % 2
+model = make_pipeline(FunctionTransformer(np.log1p), FunctionTransformer(expit), LogisticRegression())
+print(write(model.fit(x, y), "binary", pathlib.Path(sys.argv[1])).trusted)
+"""
+    ours, theirs = (
+        subprocess.run(
+            [sys.executable, "-c", how + code, str(tmp_path)],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for how in ("", "import skops.io")
+    )
+    assert ours == theirs
+    assert "'numpy.log1p'" in ours
+    assert "expit" in ours

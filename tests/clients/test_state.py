@@ -149,7 +149,9 @@ def test_a_second_turn_waits_and_says_for_whom_and_the_dead_hold_nothing(tmp_pat
     with State.open(tmp_path, create=True) as state:
         killer = threading.Timer(1.0, process.send_signal, [signal.SIGKILL])
         killer.start()
-        with state.turn_lock("treadle up", wait=True, report=lambda line, **facts: lines.append((line, facts))):
+        with state.turn_lock(
+            "treadle up", wait=True, report=lambda line, **facts: lines.append((line, facts))
+        ):
             assert state.turn_holder().pid == os.getpid()
         assert state.turn_holder() is None
     process.wait()
@@ -179,10 +181,13 @@ def test_looking_who_holds_the_lock_refuses_nobody(tmp_path):
 
 
 def test_turns_never_overlap(tmp_path):
-    code = HOLD.replace("time.sleep(float(sys.argv[2]))", """
+    code = HOLD.replace(
+        "time.sleep(float(sys.argv[2]))",
+        """
         mark = Path(sys.argv[1]) / "mark"
         assert not mark.exists()
-        mark.touch(); time.sleep(0.02); mark.unlink()""").replace("with state.turn_lock", "for _ in range(5):\n      with state.turn_lock")
+        mark.touch(); time.sleep(0.02); mark.unlink()""",
+    ).replace("with state.turn_lock", "for _ in range(5):\n      with state.turn_lock")
     started = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL)
         for _ in range(4)

@@ -9,13 +9,18 @@ from treadle.base.spec import DataSection, ModelSection, ProcessTarget, Spec
 from treadle.clients.state import State
 
 SPEC = Spec(
-    "flights", {"flights": DataSection(files="data/f-*.parquet")},
+    "flights",
+    {"flights": DataSection(files="data/f-*.parquet")},
     ModelSection(result="model", task="binary", label="late"),
     deploy={"local": ProcessTarget("process"), "production": ProcessTarget("process", port=8081)},
 )
 SNAPSHOT = Snapshot(
-    "flights", "files",
-    (Part("data/f-01.parquet", "sha256:" + "1" * 64, 10, 5), Part("data/f-02.parquet", "sha256:" + "2" * 64, 20, 7)),
+    "flights",
+    "files",
+    (
+        Part("data/f-01.parquet", "sha256:" + "1" * 64, 10, 5),
+        Part("data/f-02.parquet", "sha256:" + "2" * 64, 20, 7),
+    ),
     (Column("late", "boolean"), Column("temp", "float", False)),
 )
 
@@ -32,24 +37,46 @@ def a_model(state: State, tmp_path, text: str = "one") -> Model:
 
 def a_run(identifier: str = "R1", **changes) -> Run:
     run = Run(
-        id=identifier, project="flights", environment="local", started="2026-01-01T00:00:00.000000Z",
-        status="FINISHED", ended="2026-01-01T00:01:00.000000Z",
+        id=identifier,
+        project="flights",
+        environment="local",
+        started="2026-01-01T00:00:00.000000Z",
+        status="FINISHED",
+        ended="2026-01-01T00:01:00.000000Z",
         parameters={"model.learning_rate": 0.1, "split.days": 14, "model.names": ["a", "b"]},
-        snapshots={"flights": SNAPSHOT.digest}, code="sha256:c", commit="abc123+",
-        steps={"split": "sha256:s"}, metrics={"rows": 12}, by="ada", reason="typed up",
+        snapshots={"flights": SNAPSHOT.digest},
+        code="sha256:c",
+        commit="abc123+",
+        steps={"split": "sha256:s"},
+        metrics={"rows": 12},
+        by="ada",
+        reason="typed up",
     )
     return dataclasses.replace(run, **changes)
 
 
 def a_verdict(model: Model) -> Verdict:
     return Verdict(
-        "pass", model.digest, None, "sha256:h", (), {"roc_auc": 0.7, "log_loss": float("nan")},
+        "pass",
+        model.digest,
+        None,
+        "sha256:h",
+        (),
+        {"roc_auc": 0.7, "log_loss": float("nan")},
         champion_metrics={"roc_auc": 0.65},
     )
 
 
-def a_release(model: Model, number: int = 1, run: str = "R1", environment: str = "local") -> Release:
+def a_release(
+    model: Model, number: int = 1, run: str = "R1", environment: str = "local"
+) -> Release:
     return Release(
-        number, environment, model.digest, model.content, run, "sha256:v",
-        "2026-01-01T00:02:00.000000Z", "treadle",
+        number,
+        environment,
+        model.digest,
+        model.content,
+        run,
+        "sha256:v",
+        "2026-01-01T00:02:00.000000Z",
+        "treadle",
     )

@@ -21,8 +21,16 @@ from treadle.clients.memory import MemoryJournal
 
 def decision(number: int = 1, environment: str = "local", at: str = "2026-01-01", **evidence):
     return Decision(
-        id=f"d{number}", at=at, environment=environment, kind="release", subject="release 1",
-        outcome="promoted", rule="promote", words="because", evidence=evidence, by="treadle",
+        id=f"d{number}",
+        at=at,
+        environment=environment,
+        kind="release",
+        subject="release 1",
+        outcome="promoted",
+        rule="promote",
+        words="because",
+        evidence=evidence,
+        by="treadle",
     )
 
 
@@ -42,7 +50,9 @@ def test_what_was_put_is_got_and_what_was_not_is_none(journal):
 
 def test_a_record_is_put_as_plain_values_and_a_later_put_replaces(journal):
     step = Step("split", "k", {"code split()": "d"}, ())
-    journal.commit(Changes().put("step", "k", step).put("step", "k", dataclasses.replace(step, key="l")))
+    journal.commit(
+        Changes().put("step", "k", step).put("step", "k", dataclasses.replace(step, key="l"))
+    )
     assert journal.get("step", "k")["key"] == "l"
     assert Step(**{**journal.get("step", "k"), "results": ()}).name == "split"
 
@@ -152,7 +162,9 @@ class JournalModel(RuleBasedStateMachine):
     )
     def commit(self, puts, deletes, decisions, messages):
         made = [
-            Decision(f"{len(self.entries) + n}", at, env, "data", "s", "pass", "r", "w", {"e": e}, "t")
+            Decision(
+                f"{len(self.entries) + n}", at, env, "data", "s", "pass", "r", "w", {"e": e}, "t"
+            )
             for n, (env, at, e) in enumerate(decisions)
         ]
         told = [Message("run", {"m": value}) for value in messages]
@@ -180,11 +192,17 @@ class JournalModel(RuleBasedStateMachine):
         self.journals[0].close()
         self.journals[0] = SqliteJournal(self.folder / "journal.db", create=False)
 
-    @rule(kind=st.sampled_from("xy"), prefix=keys, newest=st.booleans(), limit=st.none() | st.integers(0, 3))
+    @rule(
+        kind=st.sampled_from("xy"),
+        prefix=keys,
+        newest=st.booleans(),
+        limit=st.none() | st.integers(0, 3),
+    )
     def look(self, kind, prefix, newest, limit):
         wanted = sorted(
             ((k, v) for (of, k), v in self.records.items() if of == kind and k.startswith(prefix)),
-            key=lambda pair: pair[0], reverse=newest,
+            key=lambda pair: pair[0],
+            reverse=newest,
         )[:limit]
         for journal in self.journals:
             assert journal.list(kind, prefix, newest_first=newest, limit=limit) == wanted
@@ -208,7 +226,9 @@ class JournalModel(RuleBasedStateMachine):
 
 TestJournalModel = JournalModel.TestCase
 TestJournalModel.settings = settings(
-    max_examples=25, stateful_step_count=12, deadline=None,
+    max_examples=25,
+    stateful_step_count=12,
+    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 

@@ -75,8 +75,14 @@ def test_a_tree_with_a_missing_blob_leaves_nothing(objects, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "manifest", [b"[]", b"nonsense", b'{"a": 1}', b'{"../escape": "sha256:' + b"0" * 64 + b'"}',
-                 b'{"/etc/x": "sha256:' + b"0" * 64 + b'"}'],
+    "manifest",
+    [
+        b"[]",
+        b"nonsense",
+        b'{"a": 1}',
+        b'{"../escape": "sha256:' + b"0" * 64 + b'"}',
+        b'{"/etc/x": "sha256:' + b"0" * 64 + b'"}',
+    ],
 )
 def test_a_blob_that_is_no_manifest_makes_no_tree(objects, manifest, tmp_path):
     with pytest.raises(StateCorrupt, match="manifest"):

@@ -29,8 +29,15 @@ class Room:
         changes = Changes()
         self.lines.clear()
         snapshot = take(
-            name, section, self.folder, self.journal, self.objects, changes,
-            self.report if not dry else silent, dry=dry, environ=environ or {},
+            name,
+            section,
+            self.folder,
+            self.journal,
+            self.objects,
+            changes,
+            self.report if not dry else silent,
+            dry=dry,
+            environ=environ or {},
         )
         self.puts = [(kind, key) for kind, key, _ in changes.puts]
         if not dry:

@@ -12,12 +12,16 @@ SECTION = DataSection(files="*.parquet")
 def test_a_difference_names_files_rows_columns_and_what_moved(room):
     rng = np.random.default_rng(0)
     size = 2000
-    base = {"a": rng.normal(size=size), "same": rng.normal(size=size), "s": ["x", "y"] * (size // 2)}
+    base = {
+        "a": rng.normal(size=size),
+        "same": rng.normal(size=size),
+        "s": ["x", "y"] * (size // 2),
+    }
     pl.DataFrame({**base, "gone": [1] * size}).write_parquet(room.folder / "1.parquet")
     before = room.take(SECTION)
-    pl.DataFrame({**base, "a": base["a"] + 1, "s": ["x", "z"] * (size // 2), "new": [True] * size}).write_parquet(
-        room.folder / "2.parquet"
-    )
+    pl.DataFrame(
+        {**base, "a": base["a"] + 1, "s": ["x", "z"] * (size // 2), "new": [True] * size}
+    ).write_parquet(room.folder / "2.parquet")
     (room.folder / "1.parquet").unlink()
     after = room.take(SECTION)
     found = diff(before, after, room.objects)

@@ -33,8 +33,12 @@ COLUMNS = {
     "date": st.dates(datetime.date(1970, 1, 1), datetime.date(2100, 1, 1)),
 }
 DTYPES = {
-    "integer": pl.Int64, "float": pl.Float64, "string": pl.String, "boolean": pl.Boolean,
-    "timestamp": pl.Datetime("us"), "date": pl.Date,
+    "integer": pl.Int64,
+    "float": pl.Float64,
+    "string": pl.String,
+    "boolean": pl.Boolean,
+    "timestamp": pl.Datetime("us"),
+    "date": pl.Date,
 }
 
 
@@ -95,10 +99,23 @@ def test_pandas_types_are_those_of_the_table_in_the_documentation(room):
     made = frame(snapshot, room.objects, "pandas")
     assert list(made.columns) == table.column_names
     assert {name: str(dtype) for name, dtype in made.dtypes.items()} == {
-        "i": "int64", "j": "float64", "big": "Int64", "u": "uint64", "f": "float64", "b": "bool",
-        "c": "boolean", "s": "str", "cat": "str", "d": "datetime64[us]", "t": "datetime64[us]",
-        "z": "datetime64[us, UTC]", "m": "object", "raw": "object", "n": "float64",
-        "span": "timedelta64[us]", "l": "object",
+        "i": "int64",
+        "j": "float64",
+        "big": "Int64",
+        "u": "uint64",
+        "f": "float64",
+        "b": "bool",
+        "c": "boolean",
+        "s": "str",
+        "cat": "str",
+        "d": "datetime64[us]",
+        "t": "datetime64[us]",
+        "z": "datetime64[us, UTC]",
+        "m": "object",
+        "raw": "object",
+        "n": "float64",
+        "span": "timedelta64[us]",
+        "l": "object",
     }
     assert made["z"][0] == pd.Timestamp("2024-01-02 12:00", tz="UTC")
     assert made["m"][0] == decimal.Decimal("1.10") and made["big"][0] == 2**60
@@ -115,7 +132,10 @@ def test_parts_follow_one_another_in_order_whatever_their_width_and_gaps(room):
     room.write("4.csv", "s,a\nz,4\n")
     snapshot = room.take(DataSection(files="*"))
     made = frame(snapshot, room.objects, "polars")
-    assert made.to_dict(as_series=False) == {"a": [1, 2, None, 3, 4], "s": ["x", "y", None, None, "z"]}
+    assert made.to_dict(as_series=False) == {
+        "a": [1, 2, None, 3, 4],
+        "s": ["x", "y", None, None, "z"],
+    }
 
 
 def test_what_the_first_rows_of_a_csv_do_not_tell_is_found_in_the_rest(room):
@@ -125,8 +145,12 @@ def test_what_the_first_rows_of_a_csv_do_not_tell_is_found_in_the_rest(room):
     room.write("a.csv", text)
     snapshot = room.take(DataSection(files="a.csv"))
     assert {c.name: (c.type, c.nullable) for c in snapshot.columns} == {
-        "late": ("float", False), "whole": ("integer", False), "empty": ("integer", True),
-        "flag": ("boolean", True), "day": ("timestamp", False), "mixed": ("string", False),
+        "late": ("float", False),
+        "whole": ("integer", False),
+        "empty": ("integer", True),
+        "flag": ("boolean", True),
+        "day": ("timestamp", False),
+        "mixed": ("string", False),
     }
     made = frame(snapshot, room.objects, "polars")
     assert made.row(-1) == (2.5, 2, 7, True, datetime.datetime(2024, 1, 2, 10), "x")
@@ -138,16 +162,27 @@ def test_texts_for_missing_values_are_missing_and_gzip_is_read(room):
     room.write("a.csv.gz", gzip.compress(text))
     made = frame(room.take(DataSection(files="a.csv.gz")), room.objects, "polars")
     assert made.to_dict(as_series=False) == {
-        "a": [1, None, None], "b": [None, 2.5, None], "s": ["x", None, None],
+        "a": [1, None, None],
+        "b": [None, 2.5, None],
+        "s": ["x", None, None],
     }
 
 
 def test_json_lines_have_their_times_and_lists(room):
-    room.write("a.jsonl", '{"a": 1, "t": "2024-01-02T03:04:05", "z": "2024-01-02T03:00:00Z"}\n'
-                          '{"a": 2.5, "t": null, "l": [1], "d": "2024-05-06"}\n')
+    room.write(
+        "a.jsonl",
+        '{"a": 1, "t": "2024-01-02T03:04:05", "z": "2024-01-02T03:00:00Z"}\n'
+        '{"a": 2.5, "t": null, "l": [1], "d": "2024-05-06"}\n',
+    )
     snapshot = room.take(DataSection(files="a.jsonl"))
     kinds = {column.name: column.type for column in snapshot.columns}
-    assert kinds == {"a": "float", "t": "timestamp", "z": "timestamp_utc", "l": "nested", "d": "date"}
+    assert kinds == {
+        "a": "float",
+        "t": "timestamp",
+        "z": "timestamp_utc",
+        "l": "nested",
+        "d": "date",
+    }
     made = frame(snapshot, room.objects, "pandas")
     assert made["t"][0] == pd.Timestamp("2024-01-02 03:04:05") and made["d"].isna()[0]
 
@@ -178,7 +213,8 @@ def test_paths_are_the_users_own_files_while_they_are_unchanged(room, tmp_path):
     section = DataSection(paths="images/*.txt")
     snapshot = room.take(section)
     assert paths(snapshot, room.objects, room.folder) == [
-        room.folder / "images/a.txt", room.folder / "images/b.txt",
+        room.folder / "images/a.txt",
+        room.folder / "images/b.txt",
     ]
     changed.write_text("other")
     with pytest.raises(DataRefused, match=r"images/b\.txt changed"):
@@ -193,7 +229,8 @@ def test_paths_are_the_users_own_files_while_they_are_unchanged(room, tmp_path):
 def test_read_file_gives_plain_rows(tmp_path):
     (tmp_path / "a.csv").write_text("a,t,s\n1,2024-01-02 03:00:00,x\nNA,,\n")
     assert read_file(tmp_path / "a.csv") == [
-        {"a": 1, "t": "2024-01-02T03:00:00", "s": "x"}, {"a": None, "t": None, "s": None},
+        {"a": 1, "t": "2024-01-02T03:00:00", "s": "x"},
+        {"a": None, "t": None, "s": None},
     ]
     assert len(read_file(tmp_path / "a.csv", limit=1)) == 1
     with pytest.raises(UsageError):

@@ -30,7 +30,11 @@ TABLES = st.builds(table, FLOATS, TEXTS, st.lists(st.none() | st.booleans(), max
 
 def total(entry):
     counts = entry["counts"]
-    return sum(counts.values() if isinstance(counts, dict) else counts) + entry.get("other", 0) + entry["missing"]
+    return (
+        sum(counts.values() if isinstance(counts, dict) else counts)
+        + entry.get("other", 0)
+        + entry["missing"]
+    )
 
 
 @settings(deadline=None)
@@ -60,19 +64,31 @@ def test_merged_profiles_are_the_profile_of_both(one, two):
 @settings(deadline=None)
 @given(TABLES)
 def test_pandas_and_polars_frames_have_the_same_profile(frame):
-    other = pd.DataFrame({
-        "x": frame["x"].to_numpy() if len(frame) else np.array([], dtype=float),
-        "s": pd.Series(frame["s"].to_list(), dtype="str"),
-        "b": pd.Series(frame["b"].to_list(), dtype="boolean"),
-    })
+    other = pd.DataFrame(
+        {
+            "x": frame["x"].to_numpy() if len(frame) else np.array([], dtype=float),
+            "s": pd.Series(frame["s"].to_list(), dtype="str"),
+            "b": pd.Series(frame["b"].to_list(), dtype="boolean"),
+        }
+    )
     assert profile_frame(other) == profile_frame(frame)
 
 
 def test_counts_belong_to_the_upper_edge_and_the_ends_are_open():
-    first = {"rows": 0, "columns": {"x": {"kind": "numeric", "edges": [1.0, 2.0], "counts": [0, 0, 0], "missing": 0}}}
-    found = profile_frame(pl.DataFrame({"x": [1.0, 1.5, 2.0, 3.0, math.inf, -math.inf, math.nan, None]}), like=first)
+    first = {
+        "rows": 0,
+        "columns": {
+            "x": {"kind": "numeric", "edges": [1.0, 2.0], "counts": [0, 0, 0], "missing": 0}
+        },
+    }
+    found = profile_frame(
+        pl.DataFrame({"x": [1.0, 1.5, 2.0, 3.0, math.inf, -math.inf, math.nan, None]}), like=first
+    )
     assert found["columns"]["x"] == {
-        "kind": "numeric", "edges": [1.0, 2.0], "counts": [2, 2, 2], "missing": 2,
+        "kind": "numeric",
+        "edges": [1.0, 2.0],
+        "counts": [2, 2, 2],
+        "missing": 2,
     }
 
 
@@ -80,8 +96,13 @@ def test_at_most_fifty_values_are_named_and_the_rest_is_other():
     values = [f"v{number:03}" for number in range(80)] + ["v079"]
     entry = profile_frame(pl.DataFrame({"s": values}))["columns"]["s"]
     assert len(entry["counts"]) == 50 and entry["counts"]["v079"] == 2 and entry["other"] == 30
-    named = {"rows": 1, "columns": {"s": {"kind": "category", "counts": {"v078": 1}, "other": 0, "missing": 0}}}
-    assert "v078" in profile_frame(pl.DataFrame({"s": values}), like=named)["columns"]["s"]["counts"]
+    named = {
+        "rows": 1,
+        "columns": {"s": {"kind": "category", "counts": {"v078": 1}, "other": 0, "missing": 0}},
+    }
+    assert (
+        "v078" in profile_frame(pl.DataFrame({"s": values}), like=named)["columns"]["s"]["counts"]
+    )
 
 
 def test_merging_what_cannot_be_merged_says_so():
@@ -98,11 +119,14 @@ def test_merging_what_cannot_be_merged_says_so():
 def test_object_columns_of_pandas_are_read_by_what_they_hold():
     import decimal
 
-    frame = pd.DataFrame({
-        "m": pd.Series([decimal.Decimal("1.5"), None], dtype=object),
-        "s": pd.Series(["a", None], dtype=object), "t": pd.to_datetime(["2024-01-01", None]),
-        "l": pd.Series([[1], None], dtype=object),
-    })
+    frame = pd.DataFrame(
+        {
+            "m": pd.Series([decimal.Decimal("1.5"), None], dtype=object),
+            "s": pd.Series(["a", None], dtype=object),
+            "t": pd.to_datetime(["2024-01-01", None]),
+            "l": pd.Series([[1], None], dtype=object),
+        }
+    )
     found = profile_frame(frame)["columns"]
     assert found["m"]["kind"] == "numeric" and found["m"]["missing"] == 1
     assert found["s"]["counts"] == {"a": 1} and "t" not in found and "l" not in found

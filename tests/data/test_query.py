@@ -20,7 +20,10 @@ from .conftest import Room
 
 ALL = DataSection(query="SELECT * FROM t", database="sqlite:///t.db", key=("n",))
 NEW = DataSection(
-    query="SELECT n, at, x FROM t", database="sqlite:///t.db", key=("n",), event_time="at",
+    query="SELECT n, at, x FROM t",
+    database="sqlite:///t.db",
+    key=("n",),
+    event_time="at",
     incremental=Incremental("at", "2d"),
 )
 
@@ -56,7 +59,10 @@ def test_equal_rows_are_an_equal_snapshot_in_whatever_order_they_lie(table):
     first = table.take(ALL)
     assert [part.path for part in first.parts] == ["rows/000001", "rows/000002", "rows/000003"]
     assert [part.rows for part in first.parts] == [10, 10, 5] and first.rows == 25
-    execute(table, "CREATE TABLE u AS SELECT * FROM t ORDER BY n DESC; DELETE FROM t; INSERT INTO t SELECT * FROM u")
+    execute(
+        table,
+        "CREATE TABLE u AS SELECT * FROM t ORDER BY n DESC; DELETE FROM t; INSERT INTO t SELECT * FROM u",
+    )
     assert table.take(ALL) == first and ("snapshot", "d") not in table.puts
 
 
@@ -93,11 +99,19 @@ def test_another_query_is_read_from_its_beginning(table):
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(turns=st.lists(st.integers(0, 13), min_size=1, max_size=4), restated=st.sampled_from(["0s", "1d", "12d"]))
-def test_turns_leave_the_parts_that_one_reading_of_all_would(tmp_path_factory, turns, restated, monkeypatch):
+@given(
+    turns=st.lists(st.integers(0, 13), min_size=1, max_size=4),
+    restated=st.sampled_from(["0s", "1d", "12d"]),
+)
+def test_turns_leave_the_parts_that_one_reading_of_all_would(
+    tmp_path_factory, turns, restated, monkeypatch
+):
     monkeypatch.setattr(module, "PART_ROWS", 10)
     section = DataSection(
-        query="SELECT * FROM t", database="sqlite:///t.db", key=("n",), incremental=Incremental("at", restated)
+        query="SELECT * FROM t",
+        database="sqlite:///t.db",
+        key=("n",),
+        incremental=Incremental("at", restated),
     )
     room = Room(tmp_path_factory.mktemp("room"))
     execute(room, "CREATE TABLE t (n INTEGER, at TIMESTAMP, x REAL)")
@@ -125,7 +139,9 @@ def test_a_frame_and_a_scan_of_a_query_have_its_types(table):
     snapshot = table.take(NEW)
     made = frame(snapshot, table.objects, "pandas")
     assert {name: str(dtype) for name, dtype in made.dtypes.items()} == {
-        "n": "int64", "at": "datetime64[us]", "x": "float64",
+        "n": "int64",
+        "at": "datetime64[us]",
+        "x": "float64",
     }
     report = scan(snapshot, table.objects, NEW, None)
     assert report.violations == () and report.rows == 25
@@ -143,7 +159,8 @@ def test_a_query_without_rows_is_empty_and_then_fills(table):
 def test_a_column_whose_type_was_unknown_is_read_anew(table):
     section = DataSection(
         query="SELECT n, at, (SELECT max(y) FROM s WHERE s.n = t.n) AS y FROM t",
-        database="sqlite:///t.db", incremental=Incremental("at"),
+        database="sqlite:///t.db",
+        incremental=Incremental("at"),
     )
     execute(table, "CREATE TABLE s (n INTEGER, y)")
     assert {c.name: c.type for c in table.take(section).columns}["y"] == "null"
@@ -153,7 +170,10 @@ def test_a_column_whose_type_was_unknown_is_read_anew(table):
 
 def test_columns_that_are_not_there_are_named_at_once(table):
     section = DataSection(
-        query="SELECT n FROM t", database="sqlite:///t.db", key=("m",), event_time="when_",
+        query="SELECT n FROM t",
+        database="sqlite:///t.db",
+        key=("m",),
+        event_time="when_",
         incremental=Incremental("at"),
     )
     with pytest.raises(DataRefused) as caught:
@@ -194,26 +214,38 @@ def test_postgres_incremental_with_restated_rows(room, monkeypatch):
 
     monkeypatch.setattr(module, "PART_ROWS", 10)
     with server() as url:
+
         def run(sql):
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(sql)
 
         run("CREATE TABLE t (n int, at timestamptz, x numeric(6,2))")
-        run("INSERT INTO t SELECT n, timestamptz '2024-01-01Z' + n * interval '1 day', 1 FROM generate_series(0, 24) n")
+        run(
+            "INSERT INTO t SELECT n, timestamptz '2024-01-01Z' + n * interval '1 day', 1 FROM generate_series(0, 24) n"
+        )
         section = DataSection(
-            query="SELECT * FROM t", database="${DSN}", key=("n",), event_time="at",
+            query="SELECT * FROM t",
+            database="${DSN}",
+            key=("n",),
+            event_time="at",
             incremental=Incremental("at", "2d"),
         )
         environ = {"DSN": url}
         first = room.take(section, environ=environ)
         assert room.take(section, environ=environ) == first
-        run("UPDATE t SET x = 7 WHERE n >= 23 OR n = 0; INSERT INTO t SELECT 25, timestamptz '2024-01-26Z', 2")
+        run(
+            "UPDATE t SET x = 7 WHERE n >= 23 OR n = 0; INSERT INTO t SELECT 25, timestamptz '2024-01-26Z', 2"
+        )
         second = room.take(section, environ=environ)
         assert content(second)[:2] == content(first)[:2]
         rows = frame(second, room.objects, "polars")
-        assert rows["n"].to_list() == list(range(26)) and float(rows["x"].sum()) == 1 * 23 + 2 * 7 + 2
+        assert (
+            rows["n"].to_list() == list(range(26)) and float(rows["x"].sum()) == 1 * 23 + 2 * 7 + 2
+        )
         assert {c.name: c.type for c in second.columns} == {
-            "n": "integer", "at": "timestamp_utc", "x": "decimal(6,2)",
+            "n": "integer",
+            "at": "timestamp_utc",
+            "x": "decimal(6,2)",
         }
         assert scan(second, room.objects, section, None).violations == ()
     with pytest.raises(Unreachable, match="127.0.0.1"):

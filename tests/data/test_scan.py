@@ -75,20 +75,25 @@ def test_a_report_survives_the_journal(room):
     assert digest(report.profile)
 
 
-@pytest.mark.parametrize("columns, wanted, words", [
-    (good(id=[0, 0, *range(2, ROWS)]), ("duplicate_key", None), "1 rows repeat one"),
-    (good(id=with_(range(ROWS), 5, None)), ("missing_key", "id"), "missing in 1 rows"),
-    (good(at=with_(good()["at"], 5, None)), ("missing_time", "at"), "missing in 1 rows"),
-    (good(at=["x"] * ROWS), ("event_time", "at"), "is string"),
-    (good(y=None), ("missing_column", "y"), "there are id"),
-    (good(y=[1] * ROWS), ("label", "y"), "one class only"),
-    (good(y=[None] * ROWS), ("label", "y"), "missing in every row"),
-    (good(y=[n % 3 for n in range(ROWS)]), ("label", "y"), "3 classes; task binary wants 2"),
-    (good(rows=0), ("empty", None), "not a single row"),
-])
+@pytest.mark.parametrize(
+    "columns, wanted, words",
+    [
+        (good(id=[0, 0, *range(2, ROWS)]), ("duplicate_key", None), "1 rows repeat one"),
+        (good(id=with_(range(ROWS), 5, None)), ("missing_key", "id"), "missing in 1 rows"),
+        (good(at=with_(good()["at"], 5, None)), ("missing_time", "at"), "missing in 1 rows"),
+        (good(at=["x"] * ROWS), ("event_time", "at"), "is string"),
+        (good(y=None), ("missing_column", "y"), "there are id"),
+        (good(y=[1] * ROWS), ("label", "y"), "one class only"),
+        (good(y=[None] * ROWS), ("label", "y"), "missing in every row"),
+        (good(y=[n % 3 for n in range(ROWS)]), ("label", "y"), "3 classes; task binary wants 2"),
+        (good(rows=0), ("empty", None), "not a single row"),
+    ],
+)
 def test_broken_structure_refuses_from_the_first_day(room, columns, wanted, words):
     report = look(room, columns)
-    assert [(rule, column) for rule, column, severity in found(report) if severity == "refuse"] == [wanted]
+    assert [(rule, column) for rule, column, severity in found(report) if severity == "refuse"] == [
+        wanted
+    ]
     assert words in report.violations[0].text and report.refused
 
 
@@ -117,18 +122,24 @@ def test_everything_wrong_is_said_at_once(room):
     )
     report = look(room, columns, first)
     assert set(found(report)) == {
-        ("duplicate_key", None, "refuse"), ("type_changed", "x", "refuse"),
-        ("missing_column", "n", "refuse"), ("label", "y", "refuse"), ("category", "s", "warn"),
+        ("duplicate_key", None, "refuse"),
+        ("type_changed", "x", "refuse"),
+        ("missing_column", "n", "refuse"),
+        ("label", "y", "refuse"),
+        ("category", "s", "warn"),
     }
 
 
-@pytest.mark.parametrize("change, rule, column, rows", [
-    ({"x": [n % 100 / 5 for n in range(ROWS)]}, "range", "x", 200),
-    ({"s": ["abcd"[n % 4] for n in range(ROWS)]}, "category", "s", 100),
-    ({"x": [None if n % 10 == 0 else 1.0 for n in range(ROWS)]}, "missing", "x", 40),
-    ({"x": [math.nan if n % 10 == 0 else 1.0 for n in range(ROWS)]}, "missing", "x", 40),
-    ({"x": with_(good()["x"], 9, math.inf)}, "infinite", "x", 1),
-])
+@pytest.mark.parametrize(
+    "change, rule, column, rows",
+    [
+        ({"x": [n % 100 / 5 for n in range(ROWS)]}, "range", "x", 200),
+        ({"s": ["abcd"[n % 4] for n in range(ROWS)]}, "category", "s", 100),
+        ({"x": [None if n % 10 == 0 else 1.0 for n in range(ROWS)]}, "missing", "x", 40),
+        ({"x": [math.nan if n % 10 == 0 else 1.0 for n in range(ROWS)]}, "missing", "x", 40),
+        ({"x": with_(good()["x"], 9, math.inf)}, "infinite", "x", 1),
+    ],
+)
 def test_learned_rules_warn_until_a_person_confirms_them(room, change, rule, column, rows):
     first = look(room, good()).schema
     report = look(room, good(**change), first)
@@ -156,7 +167,9 @@ def test_categories_are_open_above_fifty_values(room):
     assert found(look(room, good(s=["quite new"] * ROWS), report.schema)) == []
 
 
-@pytest.mark.parametrize("name", ["sched_hour", "weekday", "arr_time", "createdAt", "user_id", "orderNo", "month"])
+@pytest.mark.parametrize(
+    "name", ["sched_hour", "weekday", "arr_time", "createdAt", "user_id", "orderNo", "month"]
+)
 def test_calendar_and_numbering_names_move_on(name):
     assert moves_on(name)
 
@@ -179,7 +192,9 @@ def test_wider_types_are_no_change(room):
 
 
 def test_the_profile_of_a_scan_is_that_of_the_frame(room):
-    columns = good(x=with_(with_(good()["x"], 1, None), 2, math.nan), f=[n % 3 == 0 for n in range(ROWS)])
+    columns = good(
+        x=with_(with_(good()["x"], 1, None), 2, math.nan), f=[n % 3 == 0 for n in range(ROWS)]
+    )
     report = look(room, columns)
     profile = dict(report.profile)
     days = profile.pop("days")
@@ -213,7 +228,9 @@ def test_text_files_are_scanned_as_parquet_is(room):
 
 def test_whole_numbers_beyond_the_exact_floats_are_counted_right(room):
     big = 2**60
-    report = look(room, {"v": [big + n for n in range(64)]}, section=DataSection(files="*"), model=None)
+    report = look(
+        room, {"v": [big + n for n in range(64)]}, section=DataSection(files="*"), model=None
+    )
     assert sum(report.profile["columns"]["v"]["counts"]) == 64
 
 
@@ -236,7 +253,9 @@ def test_clean_flights_are_never_refused(room):
 
 def check_flights(room, months):
     section = DataSection(
-        files="data/flights-*.parquet", key=("carrier", "flight", "sched_dep"), event_time="sched_dep",
+        files="data/flights-*.parquet",
+        key=("carrier", "flight", "sched_dep"),
+        event_time="sched_dep",
         known_later=("dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"),
     )
     model = ModelSection(result="model", task="binary", label="late")
@@ -247,7 +266,9 @@ def check_flights(room, months):
         shutil.copy(FLIGHTS / f"later/flights-2013-{month:02}.parquet", room.folder / "data")
         report = scan(room.take(section), room.objects, section, first.schema, model=model)
         assert not report.refused
-        assert {v.column for v in report.violations}.isdisjoint({"carrier", "origin", "dest", "tailnum"})
+        assert {v.column for v in report.violations}.isdisjoint(
+            {"carrier", "origin", "dest", "tailnum"}
+        )
     arrivals = DataSection(files="truth/*.parquet", key=section.key, event_time="known_at")
     shutil.copytree(FLIGHTS / "truth", room.folder / "truth")
     assert scan(room.take(arrivals, "arrivals"), room.objects, arrivals, None).violations == ()

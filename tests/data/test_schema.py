@@ -35,18 +35,44 @@ RULES = st.builds(
     st.sampled_from(["integer", "float", "string", "decimal(10,2)"]),
     st.none() | SHARES,
     st.none() | st.tuples(st.floats(-1e12, 0), st.floats(0, 1e12)),
-    st.none() | st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=5), unique=True, max_size=4).map(tuple),
+    st.none()
+    | st.lists(
+        st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=5),
+        unique=True,
+        max_size=4,
+    ).map(tuple),
     st.booleans(),
     st.booleans(),
 )
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.dictionaries(NAMES, st.builds(
-    Schema, st.just(""), st.dictionaries(NAMES, RULES, max_size=3), st.booleans(),
-    st.none() | st.integers(0, 10**9), st.builds(Tolerance, SHARES, SHARES, SHARES, SHARES),
-    st.lists(st.builds(Accepted, st.just("range"), st.none() | NAMES, NAMES, NAMES, st.just("2026-01-01T00:00:00Z")), max_size=2).map(tuple),
-), min_size=1, max_size=2))
+@given(
+    st.dictionaries(
+        NAMES,
+        st.builds(
+            Schema,
+            st.just(""),
+            st.dictionaries(NAMES, RULES, max_size=3),
+            st.booleans(),
+            st.none() | st.integers(0, 10**9),
+            st.builds(Tolerance, SHARES, SHARES, SHARES, SHARES),
+            st.lists(
+                st.builds(
+                    Accepted,
+                    st.just("range"),
+                    st.none() | NAMES,
+                    NAMES,
+                    NAMES,
+                    st.just("2026-01-01T00:00:00Z"),
+                ),
+                max_size=2,
+            ).map(tuple),
+        ),
+        min_size=1,
+        max_size=2,
+    )
+)
 def test_what_is_saved_is_loaded(tmp_path_factory, schemas):
     path = tmp_path_factory.mktemp("schema") / "data.schema.yaml"
     schemas = {name: dataclasses.replace(schema, dataset=name) for name, schema in schemas.items()}
@@ -81,15 +107,21 @@ def test_no_file_is_no_rules(tmp_path):
     assert load(tmp_path / "none.yaml") == {} and file_digest(tmp_path / "none.yaml") == ""
 
 
-@pytest.mark.parametrize("text, words", [
-    ("flights: {confirmd: true}", r"data\.schema\.yaml:1:\d+: flights knows no 'confirmd'; did you mean confirmed\?"),
-    ("flights:\n  columns:\n    a: {type: float, range: [3, 1]}", r"3:\d+: range is \[3, 1\]"),
-    ("flights:\n  rows: many", r"2:\d+: rows is 'many'"),
-    ("flights:\n  confirmed: 1", "confirmed is 1"),
-    ("flights:\n  columns:\n    a: float", "column a should hold a type"),
-    ("flights: {a: [}", "data.schema.yaml:1"),
-    ("- a", "data sets by name"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (
+            "flights: {confirmd: true}",
+            r"data\.schema\.yaml:1:\d+: flights knows no 'confirmd'; did you mean confirmed\?",
+        ),
+        ("flights:\n  columns:\n    a: {type: float, range: [3, 1]}", r"3:\d+: range is \[3, 1\]"),
+        ("flights:\n  rows: many", r"2:\d+: rows is 'many'"),
+        ("flights:\n  confirmed: 1", "confirmed is 1"),
+        ("flights:\n  columns:\n    a: float", "column a should hold a type"),
+        ("flights: {a: [}", "data.schema.yaml:1"),
+        ("- a", "data sets by name"),
+    ],
+)
 def test_mistakes_are_named_with_their_line(tmp_path, text, words):
     path = tmp_path / "data.schema.yaml"
     path.write_text(text)
@@ -102,29 +134,48 @@ def broken(rule, column=None, severity="warn"):
 
 
 def test_accepting_widens_what_was_broken_and_records_who_and_why():
-    observed = Schema("flights", {
-        "carrier": ColumnRule("string", 0.0, categories=("9E", "ZZ")),
-        "distance": ColumnRule("float", 0.2, (17.5, 4000.0)),
-        "temp": ColumnRule("float", 0.0, (0.0, 100.0)),
-    }, rows=40)
+    observed = Schema(
+        "flights",
+        {
+            "carrier": ColumnRule("string", 0.0, categories=("9E", "ZZ")),
+            "distance": ColumnRule("float", 0.2, (17.5, 4000.0)),
+            "temp": ColumnRule("float", 0.0, (0.0, 100.0)),
+        },
+        rows=40,
+    )
     violations = [
-        broken("category", "carrier"), broken("range", "temp"), broken("type_changed", "distance"),
-        broken("volume"), broken("infinite", "temp"),
+        broken("category", "carrier"),
+        broken("range", "temp"),
+        broken("type_changed", "distance"),
+        broken("volume"),
+        broken("infinite", "temp"),
     ]
-    after = accept(SCHEMA, violations, observed, reason="new airline", by="ann", at="2026-11-23T00:00:00Z")
+    after = accept(
+        SCHEMA, violations, observed, reason="new airline", by="ann", at="2026-11-23T00:00:00Z"
+    )
     assert after.columns["carrier"].categories == ("1", "9E", "NO", "ZZ", "true")
     assert after.columns["temp"].range == (0.0, 100.0) and after.columns["temp"].infinite
     assert after.columns["distance"] == observed.columns["distance"]
     assert after.rows == 40 and not after.confirmed
-    assert after.accepted[0] == Accepted("category", "carrier", "new airline", "ann", "2026-11-23T00:00:00Z")
-    gone = accept(SCHEMA, [broken("missing_column", "temp", "refuse")], observed, reason="r", by="b", at="t")
+    assert after.accepted[0] == Accepted(
+        "category", "carrier", "new airline", "ann", "2026-11-23T00:00:00Z"
+    )
+    gone = accept(
+        SCHEMA, [broken("missing_column", "temp", "refuse")], observed, reason="r", by="b", at="t"
+    )
     assert gone.columns["temp"].optional
 
 
-@pytest.mark.parametrize("violation, named", [
-    (broken("duplicate_key"), ()), (broken("empty"), ()), (broken("missing_column", "temp"), ("temp",)),
-    (broken("missing_column", "unknown"), ()), (broken("label", "late"), ()),
-])
+@pytest.mark.parametrize(
+    "violation, named",
+    [
+        (broken("duplicate_key"), ()),
+        (broken("empty"), ()),
+        (broken("missing_column", "temp"), ("temp",)),
+        (broken("missing_column", "unknown"), ()),
+        (broken("label", "late"), ()),
+    ],
+)
 def test_structure_is_not_for_accepting(violation, named):
     with pytest.raises(UsageError, match="cannot be accepted"):
         accept(SCHEMA, [violation], SCHEMA, reason="r", by="b", at="t", named=named)

@@ -179,19 +179,27 @@ def test_a_file_that_keeps_changing_while_it_is_read_is_noticed(room):
         writer.join()
 
 
-@pytest.mark.parametrize("name, content, rule, words", [
-    ("a.csv", "", "empty", "no bytes"),
-    ("a.csv", "\n1\n", "empty", "first line"),
-    ("a.csv", "x;y\n1;2\n", "delimiter", "semicolon"),
-    ("a.csv", "x\ty\n1\t2\n", "delimiter", r"\.tsv"),
-    ("a.tsv", "x,y\n1,2\n", "delimiter", "comma"),
-    ("a.csv", "x,y\n1,2,3\n", "unreadable", "more fields"),
-    ("a.csv", "x,x\n1,2\n", "unreadable", "two columns"),
-    ("a.csv", b"x,y\n\xff\xfe,2\n", "unreadable", "utf-8"),
-    ("a.csv.gz", gzip.compress(b"x,y\n" + os.urandom(3000).hex().encode() + b",2\n")[:-900], "unreadable", "a"),
-    ("a.parquet", b"PAR1 and nothing", "unreadable", "no whole Parquet"),
-    ("a.jsonl", '{"a": 1\n', "unreadable", "a"),
-])
+@pytest.mark.parametrize(
+    "name, content, rule, words",
+    [
+        ("a.csv", "", "empty", "no bytes"),
+        ("a.csv", "\n1\n", "empty", "first line"),
+        ("a.csv", "x;y\n1;2\n", "delimiter", "semicolon"),
+        ("a.csv", "x\ty\n1\t2\n", "delimiter", r"\.tsv"),
+        ("a.tsv", "x,y\n1,2\n", "delimiter", "comma"),
+        ("a.csv", "x,y\n1,2,3\n", "unreadable", "more fields"),
+        ("a.csv", "x,x\n1,2\n", "unreadable", "two columns"),
+        ("a.csv", b"x,y\n\xff\xfe,2\n", "unreadable", "utf-8"),
+        (
+            "a.csv.gz",
+            gzip.compress(b"x,y\n" + os.urandom(3000).hex().encode() + b",2\n")[:-900],
+            "unreadable",
+            "a",
+        ),
+        ("a.parquet", b"PAR1 and nothing", "unreadable", "no whole Parquet"),
+        ("a.jsonl", '{"a": 1\n', "unreadable", "a"),
+    ],
+)
 def test_a_file_that_is_not_what_its_name_says_is_refused_by_rule(room, name, content, rule, words):
     room.write("data/" + name, content)
     with pytest.raises(DataRefused, match=words) as caught:

@@ -26,10 +26,18 @@ def test_a_glob_gives_sorted_relative_posix_paths_of_files_only(tmp_path):
     assert listing(DataSection(query="SELECT 1", database="sqlite:///x"), tmp_path) == []
 
 
-@pytest.mark.parametrize("name, form", [
-    ("a.parquet", "parquet"), ("a.CSV", "csv"), ("x.y.csv.gz", "csv"), ("a.tsv", "tsv"),
-    ("a.jsonl", "jsonl"), ("a.ndjson.gz", "jsonl"), ("rows/000001", "parquet"),
-])
+@pytest.mark.parametrize(
+    "name, form",
+    [
+        ("a.parquet", "parquet"),
+        ("a.CSV", "csv"),
+        ("x.y.csv.gz", "csv"),
+        ("a.tsv", "tsv"),
+        ("a.jsonl", "jsonl"),
+        ("a.ndjson.gz", "jsonl"),
+        ("rows/000001", "parquet"),
+    ],
+)
 def test_the_suffix_tells_the_format(name, form):
     assert format_of(name) == form
 

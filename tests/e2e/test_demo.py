@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from tests.support.projects import treadle
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.conftest import Project
 from tests.support.projects import SPEC, treadle
 

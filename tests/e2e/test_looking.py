@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.cli.test_group import HEAVY, modules_after
 from tests.e2e.conftest import Project
 

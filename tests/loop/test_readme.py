@@ -12,8 +12,8 @@ README = Path(__file__).parents[2] / "README.md"
 
 def test_the_readmes_example_turns_as_it_is_written(tmp_path: Path) -> None:
     text = README.read_text()
-    files = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", text, re.S)
-    commands = re.findall(r"<!-- run -->\n```console\n(.*?)```", text, re.S)
+    files = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", text, re.DOTALL)
+    commands = re.findall(r"<!-- run -->\n```console\n(.*?)```", text, re.DOTALL)
     assert [name for name, _ in files] == ["pipeline.py", "treadle.yaml"]
     for name, block in files:
         (tmp_path / name).write_text(block)

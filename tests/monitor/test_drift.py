@@ -27,12 +27,16 @@ def week(rng, number, rows=60, *, shift=0.0, new=0.0, missing=0.0, days=7, wande
     kind[rng.random(len(day)) < new] = "new"
     steady[rng.random(len(day)) < missing] = np.nan
     when = (number * 7 + day) * DAY + rng.integers(0, DAY, len(day))
-    return pa.table({
-        "steady": steady, "weather": rng.normal(size=len(day)) * 0.5 + daily + weekly,
-        "kind": pa.array(kind.tolist()), "constant": np.ones(len(day)),
-        "prediction": rng.beta(2, 5, size=len(day)) + answer,
-        "when": pa.array(when, pa.timestamp("us", tz="UTC")),
-    })
+    return pa.table(
+        {
+            "steady": steady,
+            "weather": rng.normal(size=len(day)) * 0.5 + daily + weekly,
+            "kind": pa.array(kind.tolist()),
+            "constant": np.ones(len(day)),
+            "prediction": rng.beta(2, 5, size=len(day)) + answer,
+            "when": pa.array(when, pa.timestamp("us", tz="UTC")),
+        }
+    )
 
 
 def trained(rng, weeks=16, **more):

@@ -35,8 +35,13 @@ MEASURES = {"accuracy": Measure(rate_of_hits), "brier": Measure(brier, False, sk
 
 def window(rows=100):
     return Window(
-        id="20130506T000000Z-abcdef01", environment="local", start=clock.text(START),
-        end=clock.text(START + datetime.timedelta(days=7)), releases=(1,), rows=rows, content="",
+        id="20130506T000000Z-abcdef01",
+        environment="local",
+        start=clock.text(START),
+        end=clock.text(START + datetime.timedelta(days=7)),
+        releases=(1,),
+        rows=rows,
+        content="",
     )
 
 
@@ -53,21 +58,25 @@ def traffic(rng, shift=0.0, days=7):
     day = np.repeat(np.arange(days), 100)
     when = START + datetime.timedelta(0)
     base = int(when.timestamp() * 1e6)
-    return pa.table({
-        "x": rng.normal(size=len(day)) + shift,
-        "c": pa.array(rng.choice(["a", "b"], len(day)).tolist()),
-        "when": pa.array(base + day * 86_400_000_000, pa.timestamp("us", tz="UTC")),
-    })
+    return pa.table(
+        {
+            "x": rng.normal(size=len(day)) + shift,
+            "c": pa.array(rng.choice(["a", "b"], len(day)).tolist()),
+            "when": pa.array(base + day * 86_400_000_000, pa.timestamp("us", tz="UTC")),
+        }
+    )
 
 
 def trained(rng):
     parts = [traffic(rng) for _ in range(10)]
     table = pa.concat_tables(parts)
     form = profile_frame(table.drop(["when"]).to_pandas())
-    time = np.concatenate([
-        part["when"].cast(pa.int64()).to_numpy() + n * 7 * 86_400_000_000
-        for n, part in enumerate(parts)
-    ])
+    time = np.concatenate(
+        [
+            part["when"].cast(pa.int64()).to_numpy() + n * 7 * 86_400_000_000
+            for n, part in enumerate(parts)
+        ]
+    )
     return form, drift.reference(table, time, form, 7 * 86400, ["x", "c"], block_s=86400)
 
 
@@ -76,8 +85,13 @@ def look(table, rows=None, section=SECTION, **more):
     form, placebo = trained(rng)
     given = {"training": form, "placebo": placebo} | more
     return findings.look_at_traffic(
-        window(table.num_rows if rows is None else rows), table, section=section, now=NOW,
-        columns=["x", "c"], block_s=86400, **given,
+        window(table.num_rows if rows is None else rows),
+        table,
+        section=section,
+        now=NOW,
+        columns=["x", "c"],
+        block_s=86400,
+        **given,
     )
 
 
@@ -122,8 +136,13 @@ def test_without_placebo_windows_the_words_say_so():
 def test_decay_is_one_sentence_with_numbers():
     release = quality.measure(judged(14, 0.8), MEASURES)
     found = findings.look_at_quality(
-        window(), section=SECTION, now=NOW, coverage=COVERED, judged=judged(28, 0.6, 1),
-        release_quality=release, measures=MEASURES,
+        window(),
+        section=SECTION,
+        now=NOW,
+        coverage=COVERED,
+        judged=judged(28, 0.6, 1),
+        release_quality=release,
+        measures=MEASURES,
     )
     alarms = {one.subject: one for one in found if one.alarm}
     assert set(alarms) == {"accuracy", "brier"}
@@ -133,21 +152,36 @@ def test_decay_is_one_sentence_with_numbers():
     low, high = alarms["brier"].low, alarms["brier"].high
     assert low < alarms["brier"].value < high, "the interval is in the metric's own unit"
     (notice,) = [one for one in found if not one.alarm]
-    assert notice.subject == "brier versus constant" and "saying the same to everyone" in notice.text
+    assert (
+        notice.subject == "brier versus constant" and "saying the same to everyone" in notice.text
+    )
 
 
 def test_a_good_model_is_not_spoken_of():
     release = quality.measure(judged(14, 0.9), MEASURES)
-    assert findings.look_at_quality(
-        window(), section=SECTION, now=NOW, coverage=COVERED, judged=judged(28, 0.9, 1),
-        release_quality=release, measures=MEASURES,
-    ) == []
+    assert (
+        findings.look_at_quality(
+            window(),
+            section=SECTION,
+            now=NOW,
+            coverage=COVERED,
+            judged=judged(28, 0.9, 1),
+            release_quality=release,
+            measures=MEASURES,
+        )
+        == []
+    )
 
 
 def test_little_truth_is_said():
     (found,) = findings.look_at_quality(
-        window(), section=SECTION, now=NOW, coverage=Coverage(100, 0, 100, 30, 10, 60, 0),
-        judged=None, release_quality={}, measures={},
+        window(),
+        section=SECTION,
+        now=NOW,
+        coverage=Coverage(100, 0, 100, 30, 10, 60, 0),
+        judged=None,
+        release_quality={},
+        measures={},
     )
     assert (found.kind, found.effect) == ("coverage", 0.3)
     assert "truth is known for 30 of 100 matured rows" in found.text
@@ -155,7 +189,11 @@ def test_little_truth_is_said():
 
 def test_quality_waits_until_the_truth_has_matured():
     given = dict(
-        section=SECTION, columns=[], training=None, placebo=None, block_s=86400,
+        section=SECTION,
+        columns=[],
+        training=None,
+        placebo=None,
+        block_s=86400,
         coverage=Coverage(100, 0, 100, 0, 0, 100, 0),
     )
     table = traffic(np.random.default_rng(0))
@@ -176,22 +214,44 @@ def test_the_budget_is_shared_between_decay_and_drift():
 def test_evidence_is_the_newest_alarm_of_each_subject_since_the_last_turn():
     def finding(subject, day, kind="decay", alarm=True, value=0.6):
         return Finding(
-            id=f"w{day}/{kind}/{subject}", environment="local", window=f"w{day}", kind=kind,
-            subject=subject, effect=0.1, threshold=0.02, p_value=0.001, alpha=0.05, alarm=alarm,
-            text="", found=clock.text(START + datetime.timedelta(days=day)), value=value,
-            reference=0.7, low=0.55, high=0.65,
+            id=f"w{day}/{kind}/{subject}",
+            environment="local",
+            window=f"w{day}",
+            kind=kind,
+            subject=subject,
+            effect=0.1,
+            threshold=0.02,
+            p_value=0.001,
+            alpha=0.05,
+            alarm=alarm,
+            text="",
+            found=clock.text(START + datetime.timedelta(days=day)),
+            value=value,
+            reference=0.7,
+            low=0.55,
+            high=0.65,
         )
 
     seen = [
-        finding("auc", 1), finding("auc", 8, value=0.5), finding("x", 8, "drift"),
-        finding("y", 8, "drift", alarm=False), finding("requests", 8, "volume"),
+        finding("auc", 1),
+        finding("auc", 8, value=0.5),
+        finding("x", 8, "drift"),
+        finding("y", 8, "drift", alarm=False),
+        finding("requests", 8, "volume"),
         finding("future", 90),
     ]
     now = START + datetime.timedelta(days=10)
     found = findings.evidence(seen, now)
-    assert found["decay"] == [{
-        "subject": "auc", "value": 0.5, "reference": 0.7, "low": 0.55, "high": 0.65, "window": "w8",
-    }]
+    assert found["decay"] == [
+        {
+            "subject": "auc",
+            "value": 0.5,
+            "reference": 0.7,
+            "low": 0.55,
+            "high": 0.65,
+            "window": "w8",
+        }
+    ]
     assert [one["subject"] for one in found["drift"]] == ["x"]
     answered = findings.evidence(seen, now, since=START + datetime.timedelta(days=9))
     assert answered == {"decay": [], "drift": []}

@@ -36,7 +36,9 @@ def test_drift_alarms_at_most_once_in_the_real_year_where_ks_alarms_every_week(b
         found = bench.look(year, closed.table)
         ours += any(one.alarm for one in found)
         plain += any(
-            stats.ks_2samp(bench._finite(year.train[name]), bench._finite(closed.table[name])).pvalue
+            stats.ks_2samp(
+                bench._finite(year.train[name]), bench._finite(closed.table[name])
+            ).pvalue
             < 0.05 / 3
             for name in ("distance", "sched_hour", "wind_speed")
         )
@@ -59,8 +61,13 @@ def test_the_april_model_is_quiet_in_spring_and_alarms_from_autumn_at_the_latest
     for number, closed in enumerate(year.windows):
         rows = quality.concatenate(year.judged[: number + 1])
         found = findings.look_at_quality(
-            closed.window, section=bench.SECTION, now=findings.matures_at(closed.window, bench.SECTION),
-            coverage=year.coverage[number], judged=rows, release_quality=release, measures=how,
+            closed.window,
+            section=bench.SECTION,
+            now=findings.matures_at(closed.window, bench.SECTION),
+            coverage=year.coverage[number],
+            judged=rows,
+            release_quality=release,
+            measures=how,
         )
         alarms += [closed.window.start[:7]] if any(one.alarm for one in found) else []
     assert not {"2013-04", "2013-05", "2013-06"} & set(alarms), "its AUC is .69 in May"
@@ -78,8 +85,11 @@ def test_days_in_random_order_keep_decay_within_its_budget(bench, year):
         chosen = [days[i][::4] for i in rng.permutation(len(days))[: 14 + 91]]
         parts = [
             quality.Judged(
-                rows.truth[np.concatenate(part)], rows.prediction[np.concatenate(part)],
-                np.repeat(np.arange(len(part)), [len(one) for one in part]), "binary", (0, 1),
+                rows.truth[np.concatenate(part)],
+                rows.prediction[np.concatenate(part)],
+                np.repeat(np.arange(len(part)), [len(one) for one in part]),
+                "binary",
+                (0, 1),
             )
             for part in (chosen[:14], chosen[14:])
         ]

@@ -48,7 +48,9 @@ def days(rng, count, rows=80, strength=1.0, day_effect=0.5, start=0):
     shared = rng.normal(scale=day_effect, size=count)[day]
     chance = 1 / (1 + np.exp(-(-1 + strength * score + shared)))
     said = 1 / (1 + np.exp(-(-1 + score)))
-    return Judged((rng.random(len(day)) < chance).astype(float), said, day + start, "binary", (0, 1))
+    return Judged(
+        (rng.random(len(day)) < chance).astype(float), said, day + start, "binary", (0, 1)
+    )
 
 
 def test_the_standard_error_is_that_of_the_days_and_not_of_the_rows():
@@ -78,9 +80,9 @@ def test_t_intervals_over_fourteen_days_cover_what_they_say():
 def test_leaving_blocks_out_in_one_call_is_the_same_as_one_by_one():
     rows = days(np.random.default_rng(0), 14)
     slow = quality.measure(rows, {"log_loss": Measure(log_loss, False, skill=True)})["log_loss"]
-    fast = quality.measure(
-        rows, {"log_loss": Measure(log_loss, False, loss_by_sums, skill=True)}
-    )["log_loss"]
+    fast = quality.measure(rows, {"log_loss": Measure(log_loss, False, loss_by_sums, skill=True)})[
+        "log_loss"
+    ]
     assert fast.goodness == pytest.approx(slow.goodness, abs=1e-12)
     assert fast.standard_error == pytest.approx(slow.standard_error, rel=0.02)
     assert slow.value < slow.constant
@@ -97,7 +99,9 @@ def test_without_a_change_decay_alarms_less_often_than_the_budget_allows():
         service = days(rng, 91, 40, start=100)
         for week in range(3, 14, 2):
             part = service.first(week * 7)
-            alarms += any(o.alarm for o in quality.decay(part, release, MEASURES_FAST, alpha).comparisons)
+            alarms += any(
+                o.alarm for o in quality.decay(part, release, MEASURES_FAST, alpha).comparisons
+            )
     assert alarms / 40 * 13 / 6 <= 0.75
 
 
@@ -139,7 +143,7 @@ def test_the_metrics_of_a_task():
     assert set(quality.watched("binary", fake)) == {"roc_auc", "log_loss"}
     assert set(quality.watched("multiclass", fake)) == {"accuracy", "log_loss"}
     assert set(quality.watched("multiclass", fake, probabilities=False)) == {"accuracy"}
-    (name, how), = quality.watched("regression", fake).items()
+    ((name, how),) = quality.watched("regression", fake).items()
     assert name == "rmse" and how.skill and not how.higher_is_better
     assert isinstance(quality.watched("binary", fake)["roc_auc"].score, functools.partial)
 
@@ -153,17 +157,22 @@ def joined(**columns):
     rows = len(columns["truth"])
     start = datetime.datetime(2013, 5, 6, tzinfo=datetime.UTC)
     base = {
-        "release": [1] * rows, "judged": [True] * rows,
-        "when": pa.array([start + n * datetime.timedelta(days=1) for n in range(rows)],
-                         pa.timestamp("us", tz="UTC")),
+        "release": [1] * rows,
+        "judged": [True] * rows,
+        "when": pa.array(
+            [start + n * datetime.timedelta(days=1) for n in range(rows)],
+            pa.timestamp("us", tz="UTC"),
+        ),
     }
     return pa.table(base | columns)
 
 
 def test_rows_are_judged_by_release_and_only_where_they_can_be():
     table = joined(
-        truth=[1.0, 0.0, None, 1.0, 7.0], judged=[True, True, False, True, True],
-        release=[1, 1, 1, 2, 1], prediction_0=[0.2, 0.6, 0.5, 0.5, 0.5],
+        truth=[1.0, 0.0, None, 1.0, 7.0],
+        judged=[True, True, False, True, True],
+        release=[1, 1, 1, 2, 1],
+        prediction_0=[0.2, 0.6, 0.5, 0.5, 0.5],
         prediction_1=[0.8, 0.4, 0.5, 0.5, 0.5],
     )
     rows = quality.judged(table, "binary", (0, 1), DAY_S, releases=[1])
@@ -174,8 +183,12 @@ def test_rows_are_judged_by_release_and_only_where_they_can_be():
 
 
 def test_classes_as_text_and_several_of_them():
-    table = joined(truth=["b", "a", "c"], prediction_0=[0.2, 0.7, 0.1],
-                   prediction_1=[0.7, 0.2, 0.1], prediction_2=[0.1, 0.1, 0.8])
+    table = joined(
+        truth=["b", "a", "c"],
+        prediction_0=[0.2, 0.7, 0.1],
+        prediction_1=[0.7, 0.2, 0.1],
+        prediction_2=[0.1, 0.1, 0.8],
+    )
     rows = quality.judged(table, "multiclass", ("a", "b", "c"), DAY_S)
     assert rows.truth.tolist() == [1.0, 0.0, 2.0] and rows.prediction.shape == (3, 3)
     assert quality.constant(rows)[0].tolist() == pytest.approx([1 / 3] * 3)
@@ -201,7 +214,9 @@ def test_the_estimate_without_truth_is_right_where_probabilities_are():
     rng = np.random.default_rng(0)
     chance = rng.beta(1, 3, size=60_000)
     truth = (rng.random(60_000) < chance).astype(float)
-    guess = quality.estimate(pa.table({"prediction_0": 1 - chance, "prediction_1": chance}), "binary")
+    guess = quality.estimate(
+        pa.table({"prediction_0": 1 - chance, "prediction_1": chance}), "binary"
+    )
     assert guess["roc_auc"] == pytest.approx(auc(truth, chance), abs=0.01)
     assert guess["log_loss"] == pytest.approx(log_loss(truth, chance), abs=0.01)
     assert quality.estimate(pa.table({"prediction": [1.0, 2.0]}), "regression") == {}

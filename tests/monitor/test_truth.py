@@ -33,12 +33,16 @@ def captured(**columns):
 
 
 def test_requests_carry_times_as_text_and_numbers_as_floats_and_still_join():
-    window = captured(flight=[1545.0, 1714.0], sched_dep=["2013-05-06T05:15:00", "2013-05-06 05:29"])
-    frame = pd.DataFrame({
-        "flight": np.array([1545, 1714], dtype="int16"),
-        "sched_dep": pd.to_datetime(["2013-05-06 05:15", "2013-05-06 05:29"]),
-        "late": [1.0, 0.0],
-    })
+    window = captured(
+        flight=[1545.0, 1714.0], sched_dep=["2013-05-06T05:15:00", "2013-05-06 05:29"]
+    )
+    frame = pd.DataFrame(
+        {
+            "flight": np.array([1545, 1714], dtype="int16"),
+            "sched_dep": pd.to_datetime(["2013-05-06 05:15", "2013-05-06 05:29"]),
+            "late": [1.0, 0.0],
+        }
+    )
     for given_frame in (frame, pl.from_pandas(frame), pa.Table.from_pandas(frame)):
         table, key = truth.normalise(given_frame, ["flight", "sched_dep"], "late")
         joined, coverage = truth.join(window, table, key, LATER)
@@ -84,16 +88,20 @@ def test_young_rows_are_not_judged_and_a_null_label_is_an_answer():
 
 def test_the_truth_known_last_wins_and_disagreement_is_counted():
     window = captured(k=["a", "b", "c"])
-    frame = pd.DataFrame({
-        "k": ["a", "a", "b", "b", "z", "z"], "y": [0, 1, 1, 1, 0, 1],
-        "known": pd.to_datetime(["2013-05-09", "2013-05-08"] * 3),
-    })
+    frame = pd.DataFrame(
+        {
+            "k": ["a", "a", "b", "b", "z", "z"],
+            "y": [0, 1, 1, 1, 0, 1],
+            "known": pd.to_datetime(["2013-05-09", "2013-05-08"] * 3),
+        }
+    )
     table, key = truth.normalise(frame, ["k"], "y", "known")
     joined, coverage = truth.join(window, table, key, LATER)
     assert joined["truth"].to_pylist() == [0, 1, None]
     assert coverage.conflicts == 1, "b agrees, z is of another window"
-    early, _ = truth.join(window, table, key, LATER,
-                          known_by=datetime.datetime(2013, 5, 8, 1, tzinfo=UTC))
+    early, _ = truth.join(
+        window, table, key, LATER, known_by=datetime.datetime(2013, 5, 8, 1, tzinfo=UTC)
+    )
     assert early["truth"].to_pylist() == [1, 1, None], "what was known then can be said again"
 
 
@@ -127,18 +135,29 @@ def test_no_truth_and_no_rows_are_fine():
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 2)), max_size=20),
-    st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 2), st.integers(0, 5),
-                       st.sampled_from([0.0, 1.0, None])), max_size=20),
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcde"),
+            st.integers(0, 2),
+            st.integers(0, 5),
+            st.sampled_from([0.0, 1.0, None]),
+        ),
+        max_size=20,
+    ),
 )
 def test_the_join_is_what_a_dictionary_says(rows, known):
-    window = captured(k=[k for k, _ in rows] or pa.array([], pa.string()),
-                      n=[n for _, n in rows] or pa.array([], pa.int64()))
-    frame = pa.table({
-        "k": pa.array([k for k, *_ in known], pa.string()),
-        "n": pa.array([n for _, n, *_ in known], pa.int64()),
-        "y": pa.array([y for *_, y in known], pa.float64()),
-        "known": pa.array([START + DAY * d for _, _, d, _ in known], _TIME),
-    })
+    window = captured(
+        k=[k for k, _ in rows] or pa.array([], pa.string()),
+        n=[n for _, n in rows] or pa.array([], pa.int64()),
+    )
+    frame = pa.table(
+        {
+            "k": pa.array([k for k, *_ in known], pa.string()),
+            "n": pa.array([n for _, n, *_ in known], pa.int64()),
+            "y": pa.array([y for *_, y in known], pa.float64()),
+            "known": pa.array([START + DAY * d for _, _, d, _ in known], _TIME),
+        }
+    )
     table, key = truth.normalise(frame, ["k", "n"], "y", "known")
     joined, coverage = truth.join(window, table, key, LATER)
     expected = {}

@@ -24,15 +24,29 @@ def record(hours: float, rows: int = 1, *, name: str = "", event: float | None =
     values = {k: v if isinstance(v, list) else [v] * rows for k, v in inputs.items()}
     when = {} if event is None else {"event": [clock.text(START + event * HOUR)] * rows}
     return Record(
-        id=f"local.3.i1.{name or hours}", time=clock.text(moment), environment="local", release=3,
-        instance="i1", latency_ms=1.0, rows=rows, inputs=values or {"x": [1.0] * rows},
-        outputs={"prediction_0": [0.75] * rows, "prediction_1": [0.25] * rows}, extra=when,
+        id=f"local.3.i1.{name or hours}",
+        time=clock.text(moment),
+        environment="local",
+        release=3,
+        instance="i1",
+        latency_ms=1.0,
+        rows=rows,
+        inputs=values or {"x": [1.0] * rows},
+        outputs={"prediction_0": [0.75] * rows, "prediction_1": [0.25] * rows},
+        extra=when,
     )
 
 
 def go(records, now, cursor=None, open_rows=None, section=DAILY, event=None, **more):
     return window.advance(
-        records, "local", section, event, (), cursor, START + now * HOUR, open_rows=open_rows,
+        records,
+        "local",
+        section,
+        event,
+        (),
+        cursor,
+        START + now * HOUR,
+        open_rows=open_rows,
         **more,
     )
 
@@ -111,8 +125,12 @@ def test_a_prediction_id_counts_once():
 
 def test_a_column_that_changes_its_type_between_records_loses_nothing():
     first = go([record(1, name="a", x=1)], 2)
-    second = go([record(2, name="b", x="one"), record(3, name="c", x=2.5)], 30,
-                first.cursor, first.open_rows)
+    second = go(
+        [record(2, name="b", x="one"), record(3, name="c", x=2.5)],
+        30,
+        first.cursor,
+        first.open_rows,
+    )
     assert second.windows[0].table["x"].to_pylist() == ["1", "one", "2.5"]
 
 
@@ -145,7 +163,7 @@ def test_every_row_is_in_exactly_one_window_or_still_open(rows, moments):
     cursor, open_rows, closed = None, None, []
     for now in sorted(moments):
         due = [one for one in records if one.time <= clock.text(START + now * HOUR)]
-        records = records[len(due):]
+        records = records[len(due) :]
         cursor_open = go(due, now, cursor, open_rows, event="event")
         closed += cursor_open.windows
         cursor, open_rows = cursor_open.cursor, cursor_open.open_rows

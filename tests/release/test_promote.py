@@ -52,7 +52,11 @@ def test_a_rollback_goes_to_the_release_before_and_holds_the_one_rolled_back() -
 
 def test_a_rollback_may_name_its_release_even_a_held_one() -> None:
     state = states(("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 2))
-    assert do(state, "rollback", 3).state == {"champion": 3, "previous": [1], "held": {"2": "because"}}
+    assert do(state, "rollback", 3).state == {
+        "champion": 3,
+        "previous": [1],
+        "held": {"2": "because"},
+    }
     assert do(state, "rollback", 1).state["champion"] == 1
 
 
@@ -101,7 +105,11 @@ def test_the_entry_holds_who_why_and_what_a_replay_needs() -> None:
     assert (entry.kind, entry.subject, entry.outcome) == ("promote", "release 2", "promoted")
     assert entry.by == "ada"
     assert entry.evidence == {
-        "model": "sha256:m", "action": "promote", "release": 2, "before": 1, "champion": 2,
+        "model": "sha256:m",
+        "action": "promote",
+        "release": 2,
+        "before": 1,
+        "champion": 2,
         "reason": "because",
     }
     assert entry.previous == ""
@@ -165,8 +173,14 @@ def test_the_ledger_says_who_was_champion_then(tmp_path, monkeypatch) -> None:
         done = do(state, action, release)
         state, ledger = done.state, [*done.decisions, *ledger]
     moments = {
-        "2013-04-30": None, "2013-05-01": 1, "2013-05-01T11:59:59": None, "2013-05-02": 1,
-        "2013-05-03T12:00:00Z": 2, "2013-05-04": 2, "2013-05-05": 1, "2014-01-01": 1,
+        "2013-04-30": None,
+        "2013-05-01": 1,
+        "2013-05-01T11:59:59": None,
+        "2013-05-02": 1,
+        "2013-05-03T12:00:00Z": 2,
+        "2013-05-04": 2,
+        "2013-05-05": 1,
+        "2014-01-01": 1,
     }
     assert {m: champion_as_of(ledger, m) for m in moments} == moments
 
@@ -174,6 +188,8 @@ def test_the_ledger_says_who_was_champion_then(tmp_path, monkeypatch) -> None:
 @given(st.lists(st.sampled_from(["verdict", "retrain", "data", "approve"]), max_size=4))
 def test_entries_that_move_no_release_are_passed_over(kinds: list[str]) -> None:
     entry = do(dict(EMPTY), "promote", 1).decisions[0]
-    others = [Decision(str(i), entry.at, "local", kind, "x", "yes", "r", "w", {"release": 3}, "ada")
-              for i, kind in enumerate(kinds)]
+    others = [
+        Decision(str(i), entry.at, "local", kind, "x", "yes", "r", "w", {"release": 3}, "ada")
+        for i, kind in enumerate(kinds)
+    ]
     assert replay([*others, entry, *others])["champion"] == 1

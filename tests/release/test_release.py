@@ -21,8 +21,16 @@ def test_numbers_go_up_and_are_never_given_twice() -> None:
 
 
 def test_a_proposal_is_the_next_release_of_its_environment() -> None:
-    made = propose({}, [release(1, "a")], model("b"), environment="local", run="r", verdict="v",
-                   by="ada", reason="its verdict is pass")
+    made = propose(
+        {},
+        [release(1, "a")],
+        model("b"),
+        environment="local",
+        run="r",
+        verdict="v",
+        by="ada",
+        reason="its verdict is pass",
+    )
     assert (made.number, made.environment, made.content) == (2, "local", "b")
     assert made.model == model("b").digest
 
@@ -30,7 +38,14 @@ def test_a_proposal_is_the_next_release_of_its_environment() -> None:
 def test_the_same_bytes_stay_held_under_a_new_number() -> None:
     releases = [release(1, "a"), release(2, "b"), release(3, "c")]
     with pytest.raises(Refused, match="release 2 is this same model, and it is held: too slow"):
-        propose({"2": "too slow"}, releases, model("b"), environment="local", run="r",
-                verdict="v", by="ada")
+        propose(
+            {"2": "too slow"},
+            releases,
+            model("b"),
+            environment="local",
+            run="r",
+            verdict="v",
+            by="ada",
+        )
     assert held_release({"2": "too slow"}, releases, "c") is None
     assert held_release({"2": "too slow"}, releases, "b") == (2, "too slow")

@@ -72,12 +72,15 @@ def test_the_number_of_blocks_that_would_decide_does_decide_about_half_the_time(
         first = compare.estimate(days(rng, 14, 0.0), 14, draws=300)
         if compare.no_worse(first, 0.05) != "undecided":
             continue
-        needed = compare.blocks_needed(Estimate(0.0, first.low - first.value,
-                                                first.high - first.value, 14, first.error), -0.05)
+        needed = compare.blocks_needed(
+            Estimate(0.0, first.low - first.value, first.high - first.value, 14, first.error), -0.05
+        )
         assert needed is not None
         assert needed > 14
-        decided.append(compare.no_worse(compare.estimate(days(rng, needed, 0.0), needed, draws=300), 0.05)
-                       != "undecided")
+        decided.append(
+            compare.no_worse(compare.estimate(days(rng, needed, 0.0), needed, draws=300), 0.05)
+            != "undecided"
+        )
     assert 0.3 < np.mean(decided) < 0.85
 
 
@@ -103,8 +106,10 @@ def test_rows_taken_for_independent_make_the_interval_too_narrow() -> None:
 
 
 def test_days_begin_at_midnight_and_are_numbered_in_order_of_time() -> None:
-    times = np.array(["2013-01-02T00:00", "2013-01-01T23:59", "2013-01-05T12:00", "2013-01-02T08:00"],
-                     dtype="datetime64[us]")
+    times = np.array(
+        ["2013-01-02T00:00", "2013-01-01T23:59", "2013-01-05T12:00", "2013-01-02T08:00"],
+        dtype="datetime64[us]",
+    )
     assert compare.blocks_of(times, 86400, 4).tolist() == [1, 0, 2, 1]
 
 

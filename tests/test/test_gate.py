@@ -19,7 +19,9 @@ AREA = METRICS["binary"]["roc_auc"]
 def days(rng: np.random.Generator, mean: float) -> Estimate:
     """14 days of 150 to 450 rows with a correlation of .05 within days."""
     sizes = rng.integers(150, 450, 14)
-    values = mean + math.sqrt(0.05) * rng.normal(size=14) + np.sqrt(0.95 / sizes) * rng.normal(size=14)
+    values = (
+        mean + math.sqrt(0.05) * rng.normal(size=14) + np.sqrt(0.95 / sizes) * rng.normal(size=14)
+    )
     sums = np.stack([sizes * values, sizes], axis=1)
     return compare.estimate(Sums(sums, lambda s: s[:, 0] / s[:, 1]), 14, draws=300)
 
@@ -35,7 +37,8 @@ def test_a_model_that_stands_on_its_floor_is_seldom_refused() -> None:
 def test_a_model_that_is_a_constant_seldom_beats_one() -> None:
     rng = np.random.default_rng(2)
     outcomes = [
-        gate.baseline(AREA, days(rng, 0.0), (0.5, 0.5), "a constant", "").outcome for _ in range(600)
+        gate.baseline(AREA, days(rng, 0.0), (0.5, 0.5), "a constant", "").outcome
+        for _ in range(600)
     ]
     assert outcomes.count("pass") / 600 <= 0.05
     assert outcomes.count("refuse") / 600 > 0.4
@@ -58,7 +61,9 @@ def test_a_floor_and_the_mirrored_ceiling_answer_alike(
 
 def test_a_missed_floor_without_an_interval_is_undecided() -> None:
     answer = gate.floor(
-        GateSection("roc_auc", at_least=0.6), Estimate(0.5, math.nan, math.nan, 3, math.nan), "3 blocks"
+        GateSection("roc_auc", at_least=0.6),
+        Estimate(0.5, math.nan, math.nan, 3, math.nan),
+        "3 blocks",
     )
     assert answer.outcome == "undecided"
     assert answer.low is None
@@ -71,7 +76,9 @@ def test_a_missed_floor_without_an_interval_is_undecided() -> None:
 @pytest.mark.parametrize(
     ("outcomes", "all_of_them"),
     [
-        (["pass", "pass"], "pass"), ([], "pass"), (["pass", "undecided"], "undecided"),
+        (["pass", "pass"], "pass"),
+        ([], "pass"),
+        (["pass", "undecided"], "undecided"),
         (["undecided", "refuse", "pass"], "refuse"),
     ],
 )

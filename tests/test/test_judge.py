@@ -28,10 +28,15 @@ def world(days: int = 60, rows: int = 100, seed: int = 0) -> tuple[pd.DataFrame,
     rng = np.random.default_rng(seed)
     n = days * rows
     time = pd.Timestamp("2013-01-01") + pd.to_timedelta(np.arange(n) // rows, unit="D")
-    frame = pd.DataFrame({
-        "id": np.arange(n), "time": time, "x": rng.normal(size=n), "z": rng.normal(size=n),
-        "carrier": rng.choice(["AA", "UA"], n),
-    })
+    frame = pd.DataFrame(
+        {
+            "id": np.arange(n),
+            "time": time,
+            "x": rng.normal(size=n),
+            "z": rng.normal(size=n),
+            "carrier": rng.choice(["AA", "UA"], n),
+        }
+    )
     logit = 1.2 * frame["x"] + 0.5 * frame["z"] - 1
     frame["late"] = (rng.random(n) < 1 / (1 + np.exp(-logit))).astype("float64")
     frame["delay"] = 20 * frame["late"] + rng.normal(size=n)
@@ -57,9 +62,18 @@ def blind(frame: pd.DataFrame) -> np.ndarray:
 def given(**changes: Any) -> JudgeInput:
     train, holdout = world()
     base = JudgeInput(
-        test=TEST, model=ModelSection("model", "binary", "late"), holdout=holdout, predict=good,
-        features=("x", "z"), classes=(0, 1), train=train, key=("id",), event_time="time",
-        known_later=("delay",), model_digest="sha256:m", holdout_digest="sha256:h",
+        test=TEST,
+        model=ModelSection("model", "binary", "late"),
+        holdout=holdout,
+        predict=good,
+        features=("x", "z"),
+        classes=(0, 1),
+        train=train,
+        key=("id",),
+        event_time="time",
+        known_later=("delay",),
+        model_digest="sha256:m",
+        holdout_digest="sha256:h",
     )
     return dataclasses.replace(base, **changes)
 
@@ -72,7 +86,11 @@ def test_a_good_first_model_passes_with_all_its_numbers() -> None:
     verdict = judge(given())
     assert verdict.outcome == "pass", verdict.gates
     assert [g.gate for g in verdict.gates] == [
-        "time_order", "leak", "baseline", "roc_auc at_least 0.62", "log_loss versus champion",
+        "time_order",
+        "leak",
+        "baseline",
+        "roc_auc at_least 0.62",
+        "log_loss versus champion",
     ]
     assert gate(verdict, "log_loss versus").text.startswith("no champion yet")
     area = gate(verdict, "roc_auc")
@@ -102,7 +120,9 @@ def test_what_the_days_do_not_tell_is_undecided_with_the_blocks_that_would() -> 
         p = 1 / (1 + np.exp(-(1.2 * frame["x"] + 0.5 * frame["z"] - 1).to_numpy() - noise))
         return np.stack([1 - p, p], axis=1)
 
-    spec = TestSection(blocks="1d", gates=(GateSection("log_loss", versus="champion", margin=0.003),))
+    spec = TestSection(
+        blocks="1d", gates=(GateSection("log_loss", versus="champion", margin=0.003),)
+    )
     verdict = judge(given(test=spec, predict=nearly, predict_champion=good))
     answer = gate(verdict, "log_loss versus")
     assert verdict.outcome == answer.outcome == "undecided"
@@ -175,14 +195,18 @@ def test_training_rows_from_the_time_of_the_holdout_are_refused() -> None:
     late = holdout.head(50).assign(id=lambda f: f["id"] + 10**6)
     verdict = judge(given(train=pd.concat([train, late])))
     assert gate(verdict, "time_order").outcome == "refuse"
-    assert "go up to 2013-02-16, but the holdout begins 2013-02-16" in gate(verdict, "time_order").text
+    assert (
+        "go up to 2013-02-16, but the holdout begins 2013-02-16" in gate(verdict, "time_order").text
+    )
 
 
 def test_rows_in_both_parts_are_refused() -> None:
     train, holdout = world()
     both = pd.concat([train, holdout.head(5).assign(time=train["time"].min())])
     verdict = judge(given(train=both))
-    assert gate(verdict, "time_order").text.startswith("5 rows of the holdout are also training rows")
+    assert gate(verdict, "time_order").text.startswith(
+        "5 rows of the holdout are also training rows"
+    )
 
 
 def test_without_times_and_keys_there_is_nothing_to_check() -> None:
@@ -220,11 +244,15 @@ def test_a_model_that_fails_is_refused_in_words() -> None:
     def fails(frame: pd.DataFrame) -> np.ndarray:
         raise KeyError("temp")
 
-    assert "cannot predict the holdout: KeyError: 'temp'" in judge(given(predict=fails)).gates[0].text
+    assert (
+        "cannot predict the holdout: KeyError: 'temp'" in judge(given(predict=fails)).gates[0].text
+    )
 
 
 def test_a_champion_that_cannot_be_asked_leaves_the_comparison_undecided() -> None:
-    verdict = judge(given(predict_champion=fair, champion_features=("x", "gone"), champion_name="release 2"))
+    verdict = judge(
+        given(predict_champion=fair, champion_features=("x", "gone"), champion_name="release 2")
+    )
     assert verdict.outcome == "undecided"
     assert gate(verdict, "log_loss versus").text == "release 2 needs gone, which the holdout lacks"
 
@@ -235,7 +263,9 @@ def test_a_missing_column_of_the_holdout_is_refused_by_name() -> None:
 
 def test_polars_frames_give_the_same_verdict() -> None:
     train, holdout = world()
-    other = given(train=pl.from_pandas(train), holdout=pl.from_pandas(holdout), predict_champion=fair)
+    other = given(
+        train=pl.from_pandas(train), holdout=pl.from_pandas(holdout), predict_champion=fair
+    )
     assert judge(other) == judge(given(predict_champion=fair))
 
 
@@ -270,10 +300,17 @@ def test_text_classes_and_several_of_them() -> None:
         return np.eye(3)[bins] * 0.4 + 0.2
 
     spec = TestSection(blocks="1d", gates=(GateSection("f1_macro", at_least=0.3),))
-    verdict = judge(given(
-        train=label(train), holdout=label(holdout), predict=predict, features=("z", "x"), test=spec,
-        model=ModelSection("model", "multiclass", "late"), classes=("calm", "gale", "wind"),
-    ))
+    verdict = judge(
+        given(
+            train=label(train),
+            holdout=label(holdout),
+            predict=predict,
+            features=("z", "x"),
+            test=spec,
+            model=ModelSection("model", "multiclass", "late"),
+            classes=("calm", "gale", "wind"),
+        )
+    )
     assert gate(verdict, "baseline").outcome == "pass"
     assert gate(verdict, "f1_macro").outcome == "pass"
     assert gate(verdict, "leak").text.startswith("x alone predicts")
@@ -285,11 +322,19 @@ def test_a_regression_is_judged_against_the_training_mean() -> None:
     def predict(frame: pd.DataFrame) -> np.ndarray:
         return good(frame)[:, 1] * 20
 
-    spec = TestSection(blocks="1d", gates=(GateSection("rmse", at_most=9.0), GateSection("mae", versus="champion")))
-    verdict = judge(given(
-        predict=predict, model=ModelSection("model", "regression", "delay"), classes=(), test=spec,
-        known_later=(), predict_champion=lambda f: np.zeros(len(f)),
-    ))
+    spec = TestSection(
+        blocks="1d", gates=(GateSection("rmse", at_most=9.0), GateSection("mae", versus="champion"))
+    )
+    verdict = judge(
+        given(
+            predict=predict,
+            model=ModelSection("model", "regression", "delay"),
+            classes=(),
+            test=spec,
+            known_later=(),
+            predict_champion=lambda f: np.zeros(len(f)),
+        )
+    )
     assert gate(verdict, "baseline").outcome == "pass"
     assert "(mean)" in gate(verdict, "baseline").text
     assert gate(verdict, "rmse at_most 9").outcome == "pass"
@@ -316,8 +361,10 @@ def test_a_floor_missed_within_chance_is_undecided_and_beyond_it_refused() -> No
 def test_the_test_key_covers_model_champion_holdout_and_gates() -> None:
     model = ModelSection("model", "binary", "late")
     keys = {
-        key("m", None, "h", TEST, model, data=[]), key("m", "c", "h", TEST, model, data=[]),
-        key("n", None, "h", TEST, model, data=[]), key("m", None, "i", TEST, model, data=[]),
+        key("m", None, "h", TEST, model, data=[]),
+        key("m", "c", "h", TEST, model, data=[]),
+        key("n", None, "h", TEST, model, data=[]),
+        key("m", None, "i", TEST, model, data=[]),
         key("m", None, "h", TestSection(), model, data=[]),
         key("m", None, "h", TEST, model, data=["known_later"]),
         key("m", None, "h", TEST, model, data=[], train="t"),

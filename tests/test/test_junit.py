@@ -21,7 +21,8 @@ def test_each_gate_is_a_case_and_only_what_did_not_pass_fails() -> None:
     ), "flights"))[0]  # fmt: skip
     cases = {case.get("name"): [child.tag for child in case] for case in suite.iter("testcase")}
     assert cases == {
-        "leak": ["system-out"], "roc_auc at_least 0.62": ["failure"],
+        "leak": ["system-out"],
+        "roc_auc at_least 0.62": ["failure"],
         "log_loss versus champion": ["error"],
     }
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "1")

@@ -12,20 +12,25 @@ from treadle.test import leak
 RNG = np.random.default_rng(0)
 N = 4000
 LABEL = RNG.integers(0, 2, N)
-FRAME = pd.DataFrame({
-    "noise": RNG.normal(size=N),
-    "hint": LABEL + RNG.normal(size=N),
-    "copy": np.where(LABEL == 1, "yes", "no"),
-    "shift": LABEL * 10 + RNG.random(N),
-    "inside": np.where(LABEL == 1, RNG.uniform(-1, 1, N), RNG.choice([-5, 5], N) + RNG.random(N)),
-    "number": np.arange(N),
-    "text_id": [f"id{i}" for i in range(N)],
-    "holes": np.where(LABEL == 1, np.nan, RNG.normal(size=N)),
-    "empty": np.nan,
-    "when": pd.Timestamp("2013-01-01") + pd.to_timedelta(LABEL * 100 + RNG.integers(0, 90, N), "D"),
-    "kind": pd.Categorical(np.where(LABEL == 1, "a", "b")),
-    "truth": LABEL.astype(bool),
-})
+FRAME = pd.DataFrame(
+    {
+        "noise": RNG.normal(size=N),
+        "hint": LABEL + RNG.normal(size=N),
+        "copy": np.where(LABEL == 1, "yes", "no"),
+        "shift": LABEL * 10 + RNG.random(N),
+        "inside": np.where(
+            LABEL == 1, RNG.uniform(-1, 1, N), RNG.choice([-5, 5], N) + RNG.random(N)
+        ),
+        "number": np.arange(N),
+        "text_id": [f"id{i}" for i in range(N)],
+        "holes": np.where(LABEL == 1, np.nan, RNG.normal(size=N)),
+        "empty": np.nan,
+        "when": pd.Timestamp("2013-01-01")
+        + pd.to_timedelta(LABEL * 100 + RNG.integers(0, 90, N), "D"),
+        "kind": pd.Categorical(np.where(LABEL == 1, "a", "b")),
+        "truth": LABEL.astype(bool),
+    }
+)
 
 
 def scores(task: str = "binary", target: np.ndarray = LABEL) -> dict[str, float]:
@@ -59,8 +64,12 @@ def test_a_number_that_is_the_label_in_another_unit_is_found() -> None:
 def test_the_words_name_the_features_the_best_first() -> None:
     answer = leak.gate(["a", "b", "c"], ["later"], {"a": 0.985, "b": 0.999, "c": 0.6}, "binary")
     assert answer.outcome == "undecided"
-    assert answer.text.startswith("b and a alone predict the label with an area under the curve of 0.999")
-    assert leak.gate(["later", "a"], ["later"], {}, "binary").text.startswith("the model learns from later")
+    assert answer.text.startswith(
+        "b and a alone predict the label with an area under the curve of 0.999"
+    )
+    assert leak.gate(["later", "a"], ["later"], {}, "binary").text.startswith(
+        "the model learns from later"
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=40))

@@ -42,23 +42,27 @@ def sklearn_value(name: str, judged: Judged, weights: np.ndarray) -> float:
         one = probability[:, 1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return float({
-            "roc_auc": lambda: theirs.roc_auc_score(truth, one),
-            "log_loss": lambda: theirs.log_loss(truth, probability, labels=labels),
-            "brier": lambda: theirs.brier_score_loss(truth, one),
-            "average_precision": lambda: theirs.average_precision_score(truth, one),
-            "accuracy": lambda: theirs.accuracy_score(truth, predicted),
-            "balanced_accuracy": lambda: theirs.balanced_accuracy_score(truth, predicted),
-            "f1": lambda: theirs.f1_score(truth, predicted, zero_division=0),
-            "precision": lambda: theirs.precision_score(truth, predicted, zero_division=0),
-            "recall": lambda: theirs.recall_score(truth, predicted, zero_division=0),
-            "f1_macro": lambda: theirs.f1_score(truth, predicted, average="macro", zero_division=0),
-            "mae": lambda: theirs.mean_absolute_error(truth, predicted),
-            "rmse": lambda: theirs.root_mean_squared_error(truth, predicted),
-            "r2": lambda: theirs.r2_score(truth, predicted),
-            "mape": lambda: theirs.mean_absolute_percentage_error(truth, predicted),
-            "median_absolute_error": lambda: theirs.median_absolute_error(truth, predicted),
-        }[name]())
+        return float(
+            {
+                "roc_auc": lambda: theirs.roc_auc_score(truth, one),
+                "log_loss": lambda: theirs.log_loss(truth, probability, labels=labels),
+                "brier": lambda: theirs.brier_score_loss(truth, one),
+                "average_precision": lambda: theirs.average_precision_score(truth, one),
+                "accuracy": lambda: theirs.accuracy_score(truth, predicted),
+                "balanced_accuracy": lambda: theirs.balanced_accuracy_score(truth, predicted),
+                "f1": lambda: theirs.f1_score(truth, predicted, zero_division=0),
+                "precision": lambda: theirs.precision_score(truth, predicted, zero_division=0),
+                "recall": lambda: theirs.recall_score(truth, predicted, zero_division=0),
+                "f1_macro": lambda: theirs.f1_score(
+                    truth, predicted, average="macro", zero_division=0
+                ),
+                "mae": lambda: theirs.mean_absolute_error(truth, predicted),
+                "rmse": lambda: theirs.root_mean_squared_error(truth, predicted),
+                "r2": lambda: theirs.r2_score(truth, predicted),
+                "mape": lambda: theirs.mean_absolute_percentage_error(truth, predicted),
+                "median_absolute_error": lambda: theirs.median_absolute_error(truth, predicted),
+            }[name]()
+        )
 
 
 @pytest.mark.parametrize(("task", "name"), [(t, n) for t in METRICS for n in METRICS[t]])
@@ -101,7 +105,13 @@ def test_a_perfect_answer_has_the_best_value_of_each_metric() -> None:
 
 def test_without_probabilities_only_the_class_metrics_remain() -> None:
     judged = Judged("binary", np.array([0, 1]), np.array([0, 1]), None, (0, 1))
-    assert set(metrics.values(judged)) == {"accuracy", "balanced_accuracy", "f1", "precision", "recall"}
+    assert set(metrics.values(judged)) == {
+        "accuracy",
+        "balanced_accuracy",
+        "f1",
+        "precision",
+        "recall",
+    }
 
 
 def test_one_class_leaves_out_what_it_does_not_define() -> None:

@@ -1,22 +1,22 @@
 """The error tree: one branch for each thing that a caller would do differently.
 
-    TreadleError                    exit 1   something failed; the message says what and the fix
-    ├── UsageError                  exit 2   a flag, a name or an argument that cannot be
-    │   └── SpecError               exit 2   mistakes in treadle.yaml, all of them at once
-    ├── PipelineError               exit 1   the functions cannot be wired (unknown name, cycle)
-    │   └── StepFailed              exit 1   a function of the user raised, died or returned None
-    ├── Refused                     exit 3   a rule said no; nothing was changed
-    │   ├── DataRefused             exit 3   bad data, with every violation
-    │   └── GateRefused             exit 3   a model that did not pass
-    ├── Unreachable                 exit 4   a backend, a database, a service, a journal is not there
-    ├── Undecided                   exit 5   the evidence does not decide; a person may
-    ├── StateError                  exit 1   the state on disk cannot be used
-    │   ├── StateCorrupt            exit 1   a blob, ledger entry or file is not what its digest says
-    │   ├── StateVersion            exit 1   written by a newer (or too old) Treadle
-    │   ├── StateBusy               exit 1   another process turns this loop
-    │   └── DiskFull                exit 1   no space left; what was written before is intact
-    ├── MissingExtra                exit 1   an optional library is absent; names the pip command
-    └── Bug                         exit 1   our fault: says so and asks for a report
+TreadleError                    exit 1   something failed; the message says what and the fix
+├── UsageError                  exit 2   a flag, a name or an argument that cannot be
+│   └── SpecError               exit 2   mistakes in treadle.yaml, all of them at once
+├── PipelineError               exit 1   the functions cannot be wired (unknown name, cycle)
+│   └── StepFailed              exit 1   a function of the user raised, died or returned None
+├── Refused                     exit 3   a rule said no; nothing was changed
+│   ├── DataRefused             exit 3   bad data, with every violation
+│   └── GateRefused             exit 3   a model that did not pass
+├── Unreachable                 exit 4   a backend, a database, a service, a journal is not there
+├── Undecided                   exit 5   the evidence does not decide; a person may
+├── StateError                  exit 1   the state on disk cannot be used
+│   ├── StateCorrupt            exit 1   a blob, ledger entry or file is not what its digest says
+│   ├── StateVersion            exit 1   written by a newer (or too old) Treadle
+│   ├── StateBusy               exit 1   another process turns this loop
+│   └── DiskFull                exit 1   no space left; what was written before is intact
+├── MissingExtra                exit 1   an optional library is absent; names the pip command
+└── Bug                         exit 1   our fault: says so and asks for a report
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class UsageError(TreadleError):
 class SpecError(UsageError):
     """Mistakes in treadle.yaml; `mistakes` holds one rendered text for each."""
 
-    def __init__(self, message: str, mistakes: Sequence[str] = (), *, hint: str | None = None):
+    def __init__(
+        self, message: str, mistakes: Sequence[str] = (), *, hint: str | None = None
+    ) -> None:
         super().__init__("\n\n".join([message, *mistakes]), hint=hint)
         self.mistakes = tuple(mistakes)
 
@@ -60,7 +62,7 @@ class PipelineError(TreadleError):
 class StepFailed(PipelineError):
     """A function of the user raised, died or returned nothing; `user_traceback` shows only it."""
 
-    def __init__(self, message: str, *, user_traceback: str = "", hint: str | None = None):
+    def __init__(self, message: str, *, user_traceback: str = "", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.user_traceback = user_traceback
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 class Report(Protocol):
     """Called with what happens now; `facts` are plain values for `--json` event lines."""
 
-    def __call__(self, line: str, **facts: Any) -> None: ...
+    def __call__(self, line: str, **facts: Any) -> None:
+        """Say a line."""
 
 
 def silent(line: str, **facts: Any) -> None:

@@ -32,7 +32,7 @@ def from_plain(cls: type[T], data: Any) -> T:
 
     Fields unknown to `cls` raise TypeError: state is never guessed.
     """
-    return typing.cast(T, _build(cls, data))
+    return typing.cast("T", _build(cls, data))
 
 
 def _build(kind: Any, data: Any) -> Any:
@@ -62,9 +62,12 @@ def _build_union(kinds: list[Any], data: Any) -> Any:
     for kind in kinds:
         if not dataclasses.is_dataclass(kind):
             continue
-        hints = _hints(typing.cast(type, kind))
-        tags = {n: typing.get_args(h) for n, h in hints.items()
-                if typing.get_origin(h) is typing.Literal and n in data}
+        hints = _hints(typing.cast("type", kind))
+        tags = {
+            n: typing.get_args(h)
+            for n, h in hints.items()
+            if typing.get_origin(h) is typing.Literal and n in data
+        }
         if set(data) <= set(hints) and all(data[n] in values for n, values in tags.items()):
             return _build(kind, data)
     if len(kinds) == 1:

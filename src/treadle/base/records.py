@@ -292,8 +292,17 @@ class Finding(Digested):
 # ---- the ledger ----------------------------------------------------------------------------------
 
 DecisionKind = Literal[
-    "data", "verdict", "release", "promote", "hold", "rollback", "approve", "retrain", "deploy",
-    "accept", "conflict",
+    "data",
+    "verdict",
+    "release",
+    "promote",
+    "hold",
+    "rollback",
+    "approve",
+    "retrain",
+    "deploy",
+    "accept",
+    "conflict",
 ]
 
 

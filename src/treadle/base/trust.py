@@ -5,6 +5,12 @@ skops builds any class that a file names, and a class can do harm when it is mad
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
+import threading
+from typing import Any
+
 _TRUSTED_PREFIXES = ("sklearn.", "scipy.sparse.", "scipy.special.", "scipy.interpolate.",
                      "scipy.spatial.", "scipy.stats.")  # fmt: skip
 _NOT_TRUSTED_PREFIXES = ("sklearn.datasets.", "sklearn.externals.", "sklearn.utils._testing.",
@@ -39,3 +45,49 @@ def allowed(name: str) -> bool:
     if name.startswith(_NOT_TRUSTED_PREFIXES) or ".tests." in name:
         return False
     return name.startswith(_TRUSTED_PREFIXES)
+
+
+_importing = threading.Lock()
+_own: list[Any] = []
+
+
+def skops_io() -> Any:
+    """A copy of skops.io of our own, made without the second in which it lists all that it trusts.
+
+    At its import skops loads all of scikit-learn to name its estimators, and searches every loaded
+    module for each of 320 functions of NumPy and SciPy. Our own list decides instead, so in our
+    copy those lists are empty (it then trusts less by itself, never more). Whoever else imports
+    skops in this process gets it whole. Raises ImportError.
+    """
+    with _importing:
+        if not _own:
+            _own.append(_import_quickly())
+        return _own[0]
+
+
+def _import_quickly() -> Any:
+    sklearn_utils: Any = importlib.import_module("sklearn.utils")
+    spec = importlib.util.find_spec("skops.io")
+    if spec is None or spec.loader is None:
+        raise ImportError("skops has no module io")
+    theirs = {name: module for name, module in sys.modules.items() if _of_skops(name)}
+    for name in theirs:
+        del sys.modules[name]
+    estimators = sklearn_utils.all_estimators
+    # The package stands there, not yet run, while its module _utils is loaded and changed.
+    package = sys.modules["skops.io"] = importlib.util.module_from_spec(spec)
+    try:
+        helpers: Any = importlib.import_module("skops.io._utils")
+        helpers.get_public_type_names = lambda *_args, **_kwargs: []
+        sklearn_utils.all_estimators = lambda *_args, **_kwargs: []
+        spec.loader.exec_module(package)
+    finally:
+        sklearn_utils.all_estimators = estimators
+        for name in [name for name in sys.modules if _of_skops(name)]:
+            del sys.modules[name]
+        sys.modules.update(theirs)
+    return package
+
+
+def _of_skops(name: str) -> bool:
+    return name == "skops.io" or name.startswith("skops.io.")

@@ -81,7 +81,8 @@ def choose(
         if missing:
             raise PipelineError(
                 f"the training rows have no column {_names(missing)}, which the model needs",
-                hint="the columns are: " + ", ".join(map(str, columns))
+                hint="the columns are: "
+                + ", ".join(map(str, columns))
                 + _meant(missing[0], list(columns)),
             )
     return chosen

@@ -28,10 +28,11 @@ from typing import Any
 from treadle.base.digest import digest, digest_bytes, digest_file
 from treadle.base.errors import MissingExtra, PipelineError, Refused, TreadleError
 from treadle.base.spec import Task
-from treadle.base.trust import allowed
+from treadle.base.trust import allowed, skops_io
 
 Predict = Callable[[Any], Any]
 """A frame of the features → ndarray: (n,) or (n, k)."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -68,7 +69,9 @@ def write(
     Raises Refused where only pickle could hold the model and the project does not trust it, and
     PipelineError for a value that is no model.
     """
-    kinds = {f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}" for cls in type(model).__mro__}
+    kinds = {
+        f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}" for cls in type(model).__mro__
+    }
     if "xgboost.Booster" in kinds or "xgboost.XGBModel" in kinds:
         return _xgboost(model, folder)
     if "lightgbm.Booster" in kinds or "lightgbm.LGBMModel" in kinds:
@@ -118,15 +121,14 @@ def _sklearn(model: Any, task: Task, folder: Path, stored: bytes | None) -> Writ
         raise
     except TreadleError as error:
         return error.message
-    import skops.io
-
     schema = _schema(data)
-    # Which of scikit-learn's estimators skops trusts by itself depends on how it was imported: all
-    # of them are named, so that the list is the same in every process.
-    estimators = (f"{module}.{name}" for name, module in _CLASSES.findall(schema))
+    # What skops trusts by itself depends on how it was imported: all of scikit-learn's classes and
+    # all functions are named, so that the list is the same in every process.
+    classes = (f"{module}.{name}" for name, module in _CLASSES.findall(schema))
     trusted = tuple(sorted({
-        *skops.io.get_untrusted_types(data=data),
-        *(name for name in estimators if name.startswith("sklearn.")),
+        *skops_io().get_untrusted_types(data=data),
+        *(name for name in classes if name.startswith("sklearn.")),
+        *(f"{module}.{name}" for name, module in _FUNCTIONS.findall(schema)),
     }))  # fmt: skip
     foreign = [name for name in trusted if not allowed(name)]
     if foreign:
@@ -148,6 +150,7 @@ def _sklearn(model: Any, task: Task, folder: Path, stored: bytes | None) -> Writ
 
 
 _CLASSES = re.compile(r'"__class__":\s*"([\w.]+)",\s*"__module__":\s*"([\w.]+)"')
+_FUNCTIONS = re.compile(_CLASSES.pattern + r',\s*"__loader__":\s*"FunctionNode"')
 _MODULES = re.compile(r'"__module__":\s*"([\w.]+)"')
 
 
@@ -272,7 +275,9 @@ def _pickle(model: Any, task: Task, folder: Path) -> Written:
         try:
             import cloudpickle  # type: ignore[import-untyped,unused-ignore]
         except ImportError as error:
-            raise MissingExtra("cloudpickle", "mlflow", "storing classes of your project") from error
+            raise MissingExtra(
+                "cloudpickle", "mlflow", "storing classes of your project"
+            ) from error
         data = _by_value(cloudpickle, model, own)
     else:
         data = pickle.dumps(model, protocol=5)

@@ -88,9 +88,7 @@ def package(
     rows = train_features if train_features is not None else example
     names = choose(value, section, [str(column) for column in rows.columns], excluded)
     features = describe(_pandas(rows[list(names)]), names)
-    written = flavor.write(
-        value, section.task, folder, trust_pickle=trust_pickle, stored=stored
-    )
+    written = flavor.write(value, section.task, folder, trust_pickle=trust_pickle, stored=stored)
     if written.inputs is not None and written.inputs != len(names):
         raise PipelineError(
             f"the ONNX model takes {written.inputs} columns, and there are {len(names)} features",
@@ -207,7 +205,8 @@ def _try(written: Any, shown: Any, features: Sequence[Any]) -> Any:
     except Exception as error:
         raise PipelineError(
             f"the model cannot predict its own example rows: {type(error).__name__}: {error}",
-            hint="it is fed the columns " + ", ".join(f.name for f in features)
+            hint="it is fed the columns "
+            + ", ".join(f.name for f in features)
             + "; if it needs another, or takes them prepared, put the preparation into a Pipeline",
         ) from error
     if answer.shape != served.shape or not _same(answer, served):

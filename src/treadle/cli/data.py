@@ -28,9 +28,14 @@ def show(*, console: Console) -> int:
     project = open_project(create=False, report=console.report)
     found = look(project)
     rows = [(d.dataset, short(d.digest), d.rows, d.files, d.size_bytes, d.used_by) for d in found]
-    console.result({"snapshots": found}, lambda: table(
-        rows, ("data set", "snapshot", "rows", "files", "bytes", "runs")) if rows
-        else "no data was read yet; next: treadle up")
+    console.result(
+        {"snapshots": found},
+        lambda: (
+            table(rows, ("data set", "snapshot", "rows", "files", "bytes", "runs"))
+            if rows
+            else "no data was read yet; next: treadle up"
+        ),
+    )
     return 0
 
 
@@ -77,7 +82,11 @@ def accept(*, dataset: str | None, reason: str, yes: bool, console: Console) -> 
     from treadle.loop.datasets import accept as take
 
     project = open_project(create=False, write=True, report=console.report)
-    done = take(project, dataset, reason,
-                confirm=lambda text: yes or console.ask(f"{text}\naccept?", "--yes"))
+    done = take(
+        project,
+        dataset,
+        reason,
+        confirm=lambda text: yes or console.ask(f"{text}\naccept?", "--yes"),
+    )
     console.result(done, f"{done.words}\n\nnext: treadle up")
     return 0

@@ -26,20 +26,29 @@ def approve(
 
     project = open_project(create=False, write=True, report=console.report)
     done = decide(project, project.environment(environment), " ".join(identifier), reason)
-    console.result({"decision": done.decision, "next": done.next},
-                   f"{done.decision.words}\n\nnext: {done.next}")
+    console.result(
+        {"decision": done.decision, "next": done.next},
+        f"{done.decision.words}\n\nnext: {done.next}",
+    )
     return 0
 
 
 @click.command()
 @ENVIRONMENT
-@click.option("--to", "number", type=click.IntRange(1), help="A release; by default the one before.")
+@click.option(
+    "--to", "number", type=click.IntRange(1), help="A release; by default the one before."
+)
 @click.option("--reason", default="", help="Why; it stands in the ledger under your name.")
 @click.option("--dry-run", is_flag=True, help="Only the preview.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @common
 def rollback(
-    *, environment: str | None, number: int | None, reason: str, dry_run: bool, yes: bool,
+    *,
+    environment: str | None,
+    number: int | None,
+    reason: str,
+    dry_run: bool,
+    yes: bool,
     console: Console,
 ) -> int:
     """Back to the previous (or a named) release; no retraining. The one rolled back is held."""

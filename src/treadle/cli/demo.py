@@ -15,12 +15,24 @@ def demo() -> None:
 
 
 @demo.command()
-@click.option("--project", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="The flights example; by default the one here or in examples/flights.")
-@click.option("--until", default="2013-12-31", show_default=True, metavar="DATE",
-              help="Where the replayed year ends.")
-@click.option("--scratch", type=click.Path(path_type=Path),
-              help="Where the copy is made; by default a new temporary folder.")
+@click.option(
+    "--project",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The flights example; by default the one here or in examples/flights.",
+)
+@click.option(
+    "--until",
+    default="2013-12-31",
+    show_default=True,
+    metavar="DATE",
+    help="Where the replayed year ends.",
+)
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path),
+    help="Where the copy is made; by default a new temporary folder.",
+)
 @common
 def drift(*, folder: Path | None, until: str, scratch: Path | None, console: Console) -> int:
     """Replay 2013 from May on, on a scratch copy of the flights example.
@@ -32,7 +44,12 @@ def drift(*, folder: Path | None, until: str, scratch: Path | None, console: Con
     """
     from treadle.loop.demo import drift as replay
 
-    done = replay(folder, until=until, scratch=scratch, report=console.report,
-                  say=(lambda text: None) if console.as_json else print)
+    done = replay(
+        folder,
+        until=until,
+        scratch=scratch,
+        report=console.report,
+        say=(lambda _: None) if console.as_json else print,
+    )
     console.result(done, done.text)
     return 0 if done.failed_requests == 0 else 1

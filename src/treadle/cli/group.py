@@ -13,12 +13,21 @@ from treadle.cli.output import Console, report_error
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (module:function, one line)
-    "init": ("project:init", "Adopt this folder (or make a sample): detects data, entry point, git."),
-    "doctor": ("project:doctor", "Check python, git, disk, MLflow, docker, cluster; name each fix."),
+    "init": (
+        "project:init",
+        "Adopt this folder (or make a sample): detects data, entry point, git.",
+    ),
+    "doctor": (
+        "project:doctor",
+        "Check python, git, disk, MLflow, docker, cluster; name each fix.",
+    ),
     "plan": ("turn:plan", "Show what would run and why; writes nothing."),
     "train": ("turn:train", "Data to verdict, stops before release: for experiments."),
     "up": ("turn:up", "One turn of the loop, all the way to a watched service."),
-    "status": ("look:status", "The loop at a glance: data, champion, deployment, health, attention."),
+    "status": (
+        "look:status",
+        "The loop at a glance: data, champion, deployment, health, attention.",
+    ),
     "predict": ("service:predict", "Ask the running service; prints predictions with their ids."),
     "score": ("service:score", "The champion over a file, glob or query, streaming, into Parquet."),
     "test": ("turn:test", "The gates alone."),

@@ -53,8 +53,12 @@ def explain(*, thing: tuple[str, ...], environment: str | None, console: Console
 
 @click.command()
 @click.argument("identifier", nargs=-1)
-@click.option("--from-data", "snapshot", metavar="SNAPSHOT",
-              help="The reverse: which runs, models, releases and predictions came from it.")
+@click.option(
+    "--from-data",
+    "snapshot",
+    metavar="SNAPSHOT",
+    help="The reverse: which runs, models, releases and predictions came from it.",
+)
 @common
 def lineage(*, identifier: tuple[str, ...], snapshot: str | None, console: Console) -> int:
     """From a prediction id back to its data: instance, release, model, run, code, data."""
@@ -63,8 +67,11 @@ def lineage(*, identifier: tuple[str, ...], snapshot: str | None, console: Conso
     if bool(identifier) == (snapshot is not None):
         raise click.UsageError("give a prediction id, or --from-data SNAPSHOT")
     project = open_project(create=False, report=console.report)
-    links = (trace.from_data(project, snapshot) if snapshot is not None
-             else trace.lineage(project, " ".join(identifier)))
+    links = (
+        trace.from_data(project, snapshot)
+        if snapshot is not None
+        else trace.lineage(project, " ".join(identifier))
+    )
 
     def render() -> str:
         lines = []
@@ -84,12 +91,18 @@ def lineage(*, identifier: tuple[str, ...], snapshot: str | None, console: Conso
 
 @click.command()
 @ENVIRONMENT
-@click.option("--as-of", "moment", metavar="DATE", help="Who was champion then, and what came before.")
+@click.option(
+    "--as-of", "moment", metavar="DATE", help="Who was champion then, and what came before."
+)
 @click.option("-n", "--limit", type=click.IntRange(1), help="At most so many entries.")
 @click.option("--evidence", is_flag=True, help="With the numbers each decision rests on.")
 @common
 def ledger(
-    *, environment: str | None, moment: str | None, limit: int | None, evidence: bool,
+    *,
+    environment: str | None,
+    moment: str | None,
+    limit: int | None,
+    evidence: bool,
     console: Console,
 ) -> int:
     """Every decision, newest first: what, by which rule, on which evidence, by whom."""
@@ -107,13 +120,19 @@ def ledger(
             who = f"release {champion}" if champion is not None else "nobody"
             lines.append(f"champion of {name} at {until[:19]}Z: {who}\n")
         rows = [(d.at[:16], d.kind, d.subject, d.outcome, d.by, d.words) for d in entries]
-        lines.append(table(rows, ("at", "decision", "on", "outcome", "by", "why"))
-                     if rows else "no decision yet")
+        lines.append(
+            table(rows, ("at", "decision", "on", "outcome", "by", "why"))
+            if rows
+            else "no decision yet"
+        )
         if evidence:
             import json
 
-            lines += [f"\n{d.id} {d.kind} {d.subject} ({d.rule})\n"
-                      + json.dumps(d.evidence, indent=2, default=str) for d in entries]
+            lines += [
+                f"\n{d.id} {d.kind} {d.subject} ({d.rule})\n"
+                + json.dumps(d.evidence, indent=2, default=str)
+                for d in entries
+            ]
         return "\n".join(lines)
 
     console.result({"environment": name, "champion": champion, "decisions": entries}, render)

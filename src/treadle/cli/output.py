@@ -24,7 +24,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Console:
     """Where lines go: progress to stderr, results to stdout, plain or as JSON."""
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False
+    ) -> None:
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose
@@ -97,8 +99,10 @@ class Console:
 
     def item(self, data: dict[str, Any], text: str) -> None:
         """One of a stream of results: a line of text, or a line of JSON."""
-        print(json.dumps({"schema_version": SCHEMA_VERSION, **data}) if self.as_json else text,
-              flush=True)
+        print(
+            json.dumps({"schema_version": SCHEMA_VERSION, **data}) if self.as_json else text,
+            flush=True,
+        )
 
     def ask(self, question: str, flag: str, *, default: bool = False) -> bool:
         """A yes or no on a terminal; elsewhere an error that names the flag."""
@@ -175,8 +179,11 @@ def report_error(console: Console, error: BaseException) -> int:
         return code
     if isinstance(error, PermissionError):
         return _print_error(
-            console, "PermissionError", f"no permission: {error.filename or error}",
-            "give this user the right, or run where you may write", 1,
+            console,
+            "PermissionError",
+            f"no permission: {error.filename or error}",
+            "give this user the right, or run where you may write",
+            1,
         )
     message = f"{type(error).__name__}: {error}"
     hint = "this is a bug in Treadle: please report it"
@@ -188,7 +195,10 @@ def report_error(console: Console, error: BaseException) -> int:
 def _print_error(console: Console, kind: str, message: str, hint: str | None, code: int) -> int:
     if console.as_json:
         answer = {
-            "schema_version": SCHEMA_VERSION, "error": kind, "message": message, "hint": hint,
+            "schema_version": SCHEMA_VERSION,
+            "error": kind,
+            "message": message,
+            "hint": hint,
             "exit_code": code,
         }
         print(json.dumps(answer, indent=2))
@@ -222,9 +232,7 @@ def _save_trace(error: BaseException) -> Path | None:
 
 
 def _wants_colour(stream: Any) -> bool:
-    return (
-        stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM", "") != "dumb"
-    )
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM", "") != "dumb"
 
 
 def _escape(text: str) -> str:

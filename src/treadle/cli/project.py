@@ -25,14 +25,17 @@ def init(*, folder: Path, yes: bool, ci: str | None, dry_run: bool, console: Con
 
     proposal = propose(folder, ci)
     if not console.as_json:
-        console.line(table([(g.name, g.value, g.reason) for g in proposal.guesses],
-                           ("what", "value", "because")))
+        console.line(
+            table(
+                [(g.name, g.value, g.reason) for g in proposal.guesses],
+                ("what", "value", "because"),
+            )
+        )
     for path in proposal.existing:
         console.report(f"{path} exists and stays as it is", warning=True)
     files = [str(path) for path in (*proposal.files, *proposal.appends)]
     if not files:
-        raise UsageError(f"{folder} already has everything: nothing to write",
-                         hint="treadle plan")
+        raise UsageError(f"{folder} already has everything: nothing to write", hint="treadle plan")
     if dry_run:
         console.result({"would_write": files}, "would write " + ", ".join(files))
         return 0
@@ -40,8 +43,10 @@ def init(*, folder: Path, yes: bool, ci: str | None, dry_run: bool, console: Con
         return 1
     write(proposal)
     where = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
-    console.result({"written": files, "guesses": [vars(g) for g in proposal.guesses]},
-                   f"wrote {', '.join(files)}\n\nnext: {where}treadle plan")
+    console.result(
+        {"written": files, "guesses": [vars(g) for g in proposal.guesses]},
+        f"wrote {', '.join(files)}\n\nnext: {where}treadle plan",
+    )
     return 0
 
 
@@ -98,8 +103,9 @@ def service() -> None:
 @service.command()
 @ENVIRONMENT
 @click.option("--print", "only_print", is_flag=True, help="Print the file; write nothing.")
-@click.option("--system", type=click.Choice(["systemd", "launchd"]),
-              help="By default this machine's.")
+@click.option(
+    "--system", type=click.Choice(["systemd", "launchd"]), help="By default this machine's."
+)
 @common
 def install(
     *, environment: str | None, only_print: bool, system: str | None, console: Console
@@ -114,6 +120,7 @@ def install(
         console.result({"path": str(unit.path), "text": unit.text}, unit.text)
         return 0
     write_unit(unit)
-    console.result({"path": str(unit.path), "next": unit.start},
-                   f"wrote {unit.path}\n\nnext: {unit.start}")
+    console.result(
+        {"path": str(unit.path), "next": unit.start}, f"wrote {unit.path}\n\nnext: {unit.start}"
+    )
     return 0

@@ -24,12 +24,19 @@ def predict(*, file: str, environment: str | None, limit: int | None, console: C
 
     project = open_project(create=False, report=console.report)
     text = sys.stdin.read() if file == "-" else None
-    answer = ask(project, project.environment(environment), None if file == "-" else Path(file),
-                 text=text, limit=limit)
+    answer = ask(
+        project,
+        project.environment(environment),
+        None if file == "-" else Path(file),
+        text=text,
+        limit=limit,
+    )
 
     def render() -> str:
-        return table([(i, p) for i, p in zip(answer.ids, answer.predictions, strict=True)],
-                     ("prediction id", "prediction"))
+        return table(
+            [(i, p) for i, p in zip(answer.ids, answer.predictions, strict=True)],
+            ("prediction id", "prediction"),
+        )
 
     console.result(answer, render)
     console.line(f"\nnext: treadle lineage {answer.ids[0]}" if answer.ids else "no rows")
@@ -40,23 +47,41 @@ def predict(*, file: str, environment: str | None, limit: int | None, console: C
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
 @ENVIRONMENT
-@click.option("--release", "number", type=click.IntRange(1), help="A release instead of the champion.")
+@click.option(
+    "--release", "number", type=click.IntRange(1), help="A release instead of the champion."
+)
 @click.option("--as-of", "moment", metavar="DATE", help="The release that was champion then.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @common
 def score(
-    *, source: str, target: Path, environment: str | None, number: int | None, moment: str | None,
-    force: bool, console: Console,
+    *,
+    source: str,
+    target: Path,
+    environment: str | None,
+    number: int | None,
+    moment: str | None,
+    force: bool,
+    console: Console,
 ) -> int:
     """The champion over IN (a file, a glob, or a data set's name), streaming, into OUT: Parquet
     with predictions, prediction ids and lineage columns."""
     from treadle.loop.service import score as score_rows
 
     project = open_project(create=False, report=console.report)
-    done = score_rows(project, project.environment(environment), source, target, number=number,
-                      moment=moment, force=force)
-    console.result(done, f"scored {done.rows:,} rows with release {done.release} into {done.output}"
-                   f"\n\nnext: treadle lineage {done.first_id}")
+    done = score_rows(
+        project,
+        project.environment(environment),
+        source,
+        target,
+        number=number,
+        moment=moment,
+        force=force,
+    )
+    console.result(
+        done,
+        f"scored {done.rows:,} rows with release {done.release} into {done.output}"
+        f"\n\nnext: treadle lineage {done.first_id}",
+    )
     return 0
 
 

@@ -16,16 +16,24 @@ if TYPE_CHECKING:
     from treadle.base.records import Plan, Verdict
     from treadle.loop.turn import TurnResult
 
-ENVIRONMENT = click.option("--env", "environment", metavar="NAME",
-                           help="An entry of deploy:; the first is the default.")
-SET = click.option("--set", "overrides", multiple=True, metavar="FUNCTION.PARAMETER=VALUE",
-                   help="A hyperparameter for this run; with commas each value is tried (train).")
+ENVIRONMENT = click.option(
+    "--env", "environment", metavar="NAME", help="An entry of deploy:; the first is the default."
+)
+SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="FUNCTION.PARAMETER=VALUE",
+    help="A hyperparameter for this run; with commas each value is tried (train).",
+)
 
 
 @click.command()
 @ENVIRONMENT
 @SET
-@click.option("--exit-code", is_flag=True, help="Exit 0 when there is nothing to do, 10 on changes.")
+@click.option(
+    "--exit-code", is_flag=True, help="Exit 0 when there is nothing to do, 10 on changes."
+)
 @common
 def plan(
     *, environment: str | None, overrides: tuple[str, ...], exit_code: bool, console: Console
@@ -116,15 +124,25 @@ def render_verdict(verdict: Verdict) -> str:
 @ENVIRONMENT
 @SET
 @click.option("--watch", is_flag=True, help="Stay, and turn when the retraining rule says so.")
-@click.option("--existing", is_flag=True, help="Refuse (exit 4) where the environment has no journal.")
+@click.option(
+    "--existing", is_flag=True, help="Refuse (exit 4) where the environment has no journal."
+)
 @click.option("--no-wait", is_flag=True, help="Do not wait for another turn; exit naming it.")
 @click.option("--dry-run", is_flag=True, help="The same as `treadle plan`.")
-@click.option("--every", "interval", default="30s", show_default=True,
-              help="With --watch: how often to look.")
+@click.option(
+    "--every", "interval", default="30s", show_default=True, help="With --watch: how often to look."
+)
 @common
 def up(
-    *, environment: str | None, overrides: tuple[str, ...], watch: bool, existing: bool,
-    no_wait: bool, dry_run: bool, interval: str, console: Console,
+    *,
+    environment: str | None,
+    overrides: tuple[str, ...],
+    watch: bool,
+    existing: bool,
+    no_wait: bool,
+    dry_run: bool,
+    interval: str,
+    console: Console,
 ) -> int:
     """One turn of the loop, all the way: data to a served and watched model.
 
@@ -165,8 +183,11 @@ def render_turn(result: TurnResult) -> str:
 @click.command("test")
 @click.argument("model", required=False)
 @ENVIRONMENT
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path),
-              help="Write the gates as JUnit XML, for a CI service.")
+@click.option(
+    "--junit",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the gates as JUnit XML, for a CI service.",
+)
 @common
 def test(
     *, model: str | None, environment: str | None, junit: Path | None, console: Console

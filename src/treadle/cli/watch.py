@@ -13,8 +13,14 @@ from treadle.loop.project import open_project
 
 @click.command()
 @ENVIRONMENT
-@click.option("-n", "--limit", default=8, show_default=True, type=click.IntRange(1),
-              help="The newest windows.")
+@click.option(
+    "-n",
+    "--limit",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1),
+    help="The newest windows.",
+)
 @common
 def monitor(*, environment: str | None, limit: int, console: Console) -> int:
     """Make windows of the traffic so far, look for drift and decay, say whether a retraining is
@@ -29,11 +35,22 @@ def monitor(*, environment: str | None, limit: int, console: Console) -> int:
         for window in found.windows:
             quality = ", ".join(f"{n} {v:.3f}" for n, v in window.realised.items())
             guess = ", ".join(f"{n} {v:.3f}" for n, v in window.estimated.items())
-            rows.append((window.start[:10], window.end[:10],
-                         "+".join(str(r) for r in window.releases), window.rows,
-                         f"{window.coverage:.0%}", quality or "-", guess or "-"))
-        text = table(rows, ("from", "to", "release", "rows", "truth", "quality", "estimated")) \
-            if rows else "no window has closed yet"
+            rows.append(
+                (
+                    window.start[:10],
+                    window.end[:10],
+                    "+".join(str(r) for r in window.releases),
+                    window.rows,
+                    f"{window.coverage:.0%}",
+                    quality or "-",
+                    guess or "-",
+                )
+            )
+        text = (
+            table(rows, ("from", "to", "release", "rows", "truth", "quality", "estimated"))
+            if rows
+            else "no window has closed yet"
+        )
         alarms = [f.text for f in found.findings if f.alarm]
         notices = [f.text for f in found.findings if not f.alarm]
         if alarms:

@@ -170,9 +170,7 @@ def chained(decision: Decision, previous: str) -> Decision:
     return dataclasses.replace(decision, previous=previous)
 
 
-def verify_chain(
-    entries: Iterator[tuple[int, str, str, str, str]], head: tuple[int, str]
-) -> None:
+def verify_chain(entries: Iterator[tuple[int, str, str, str, str]], head: tuple[int, str]) -> None:
     """StateCorrupt naming the first entry that is edited, missing or out of place.
 
     `entries` are (number, environment, at, JSON of the decision, digest) in order, `head` is the
@@ -298,7 +296,10 @@ class SqliteJournal:
             return self._connect_reader()
         connection = sqlite3.connect(
             f"file:{quote(os.fspath(self.path))}?mode=rw",
-            uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False,
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
         )
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA fullfsync=ON")  # macOS; nothing elsewhere
@@ -314,7 +315,10 @@ class SqliteJournal:
         uri = f"file:{quote(os.fspath(self.path))}?mode=ro"
         for suffix in ("", "&immutable=1"):
             connection = sqlite3.connect(
-                uri + suffix, uri=True, timeout=BUSY_SECONDS, isolation_level=None,
+                uri + suffix,
+                uri=True,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
                 check_same_thread=False,
             )
             try:

@@ -96,9 +96,7 @@ def damaged(digest: str, seen: str) -> StateCorrupt:
     )
 
 
-def materialize(
-    files: dict[str, str], digest: str, target: Path, blob: _BlobPath
-) -> Path:
+def materialize(files: dict[str, str], digest: str, target: Path, blob: _BlobPath) -> Path:
     """Make `target` of the blobs of `files`: built beside it, verified, renamed into place."""
     if target.is_dir():
         if digest_tree(target)[0] == digest:

@@ -334,14 +334,18 @@ class Projection:
         }
         tags = {key: str(value)[:_VALUE_CHARACTERS] for key, value in tags.items() if value}
         identifier = self._run_id(
-            run["project"], run["id"],
-            lambda experiment: self.client.create_run(
-                experiment, start_time=_millis(run["started"]), tags=tags, run_name=run["id"]
-            ).info.run_id,
+            run["project"],
+            run["id"],
+            lambda experiment: (
+                self.client.create_run(
+                    experiment, start_time=_millis(run["started"]), tags=tags, run_name=run["id"]
+                ).info.run_id
+            ),
         )
         told = self._living_run(identifier)
         params = [
-            Param(key, _value(value)) for key, value in run["parameters"].items()
+            Param(key, _value(value))
+            for key, value in run["parameters"].items()
             if key not in told.data.params
         ]
         at = _millis(run["ended"] or run["started"])
@@ -350,29 +354,33 @@ class Projection:
             numbers |= verdict["metrics"]
             numbers |= {f"champion.{k}": v for k, v in verdict["champion_metrics"].items()}
         metrics = [
-            Metric(key, float(value), at, 0) for key, value in numbers.items()
+            Metric(key, float(value), at, 0)
+            for key, value in numbers.items()
             if value is not None and key not in told.data.metrics
         ]
         fresh = [RunTag(k, v) for k, v in tags.items() if told.data.tags.get(k) != v]
         for some_params, some_metrics, some_tags in _batches(params, metrics, fresh):
             self.client.log_batch(identifier, some_metrics, some_params, some_tags)
         if payload["snapshots"]:
-            self.client.log_inputs(identifier, [
-                DatasetInput(
-                    Dataset(
-                        name=s["dataset"],
-                        digest=short(s["digest"], 32),  # MLflow takes 36 characters
-                        source_type="treadle",
-                        source=json.dumps({"path": s["source"], "snapshot": s["digest"]}),
-                        schema=_schema(s["columns"]),
-                        profile=json.dumps(
-                            {"num_rows": s["rows"], "files": s["parts"], "bytes": s["bytes"]}
+            self.client.log_inputs(
+                identifier,
+                [
+                    DatasetInput(
+                        Dataset(
+                            name=s["dataset"],
+                            digest=short(s["digest"], 32),  # MLflow takes 36 characters
+                            source_type="treadle",
+                            source=json.dumps({"path": s["source"], "snapshot": s["digest"]}),
+                            schema=_schema(s["columns"]),
+                            profile=json.dumps(
+                                {"num_rows": s["rows"], "files": s["parts"], "bytes": s["bytes"]}
+                            ),
                         ),
-                    ),
-                    [InputTag("mlflow.data.context", "training")],
-                )
-                for s in payload["snapshots"]
-            ])
+                        [InputTag("mlflow.data.context", "training")],
+                    )
+                    for s in payload["snapshots"]
+                ],
+            )
         if verdict:
             self.client.log_dict(identifier, verdict, "verdict.json")
         if run["error"]:
@@ -402,24 +410,33 @@ class Projection:
         project, environment = payload["project"], payload["environment"]
         name = f"monitor {environment}"
         identifier = self._run_id(
-            project, f"monitor/{environment}",
-            lambda experiment: self.client.create_run(
-                experiment, run_name=name,
-                start_time=min((_millis(w["start"]) for w in payload["windows"]), default=None),
-                tags={"treadle.run_id": f"monitor/{environment}",
-                      "treadle.environment": environment},
-            ).info.run_id,
+            project,
+            f"monitor/{environment}",
+            lambda experiment: (
+                self.client.create_run(
+                    experiment,
+                    run_name=name,
+                    start_time=min((_millis(w["start"]) for w in payload["windows"]), default=None),
+                    tags={
+                        "treadle.run_id": f"monitor/{environment}",
+                        "treadle.environment": environment,
+                    },
+                ).info.run_id
+            ),
         )
         self._living_run(identifier)
         for window in payload["windows"]:
             at = _millis(window["end"])
             numbers = {
-                "rows": window["rows"], "coverage": window["coverage"],
+                "rows": window["rows"],
+                "coverage": window["coverage"],
                 **{f"realised.{k}": v for k, v in window["realised"].items()},
                 **{f"estimated.{k}": v for k, v in window["estimated"].items()},
             }
             # The step is the end's second: a point told again has the same place.
-            points = [Metric(k, float(v), at, at // 1000) for k, v in numbers.items() if v is not None]
+            points = [
+                Metric(k, float(v), at, at // 1000) for k, v in numbers.items() if v is not None
+            ]
             self.client.log_batch(identifier, points)
         for alarm in payload["alarms"]:
             window_id, _, text = alarm.partition(" ")
@@ -444,14 +461,21 @@ class Projection:
             return found[0].model_id if found else None
 
         def make() -> str:
-            return str(self.client.create_logged_model(
-                experiment, name=project, source_run_id=run_id, model_type=model["flavor"],
-                params={"task": model["task"], "label": model["label"]},
-                tags={
-                    "treadle.model": name, "treadle.content": model["content"],
-                    "treadle.run_id": run, "treadle.flavor": model["flavor"],
-                },
-            ).model_id)
+            return str(
+                self.client.create_logged_model(
+                    experiment,
+                    name=project,
+                    source_run_id=run_id,
+                    model_type=model["flavor"],
+                    params={"task": model["task"], "label": model["label"]},
+                    tags={
+                        "treadle.model": name,
+                        "treadle.content": model["content"],
+                        "treadle.run_id": run,
+                        "treadle.flavor": model["flavor"],
+                    },
+                ).model_id
+            )
 
         identifier = self._once(key, find, make)
         logged = self._existing(lambda: self.client.get_logged_model(identifier))
@@ -498,7 +522,10 @@ class Projection:
             self._remember(f"registered/{project}", born)
 
     def _version(
-        self, project: str, release: dict[str, Any], model: dict[str, Any],
+        self,
+        project: str,
+        release: dict[str, Any],
+        model: dict[str, Any],
         verdict: dict[str, Any] | None = None,
     ) -> str:
         """The version number of a model in the registry, with the release's tags."""
@@ -516,8 +543,11 @@ class Projection:
         def make() -> str:
             memo = self._memo(f"run/{release['run']}")
             version = self.client.create_model_version(
-                project, source=f"models:/{logged}", run_id=memo["id"] if memo else None,
-                model_id=logged, await_creation_for=60,
+                project,
+                source=f"models:/{logged}",
+                run_id=memo["id"] if memo else None,
+                model_id=logged,
+                await_creation_for=60,
                 tags={"treadle.model": name, "treadle.content": model["content"]},
             )
             return str(version.version)
@@ -544,7 +574,11 @@ class Projection:
     # -- aliases
 
     def _alias(
-        self, project: str, environment: str, alias: str, wanted: dict[str, Any] | None,
+        self,
+        project: str,
+        environment: str,
+        alias: str,
+        wanted: dict[str, Any] | None,
         number: int,
     ) -> None:
         """Move an alias, unless it is not where we left it: then a person moved it."""
@@ -558,7 +592,9 @@ class Projection:
             return  # a newer message was told before this one
         now = self._alias_now(project, alias)
         facts = {
-            "environment": environment, "number": number, "wanted": version,
+            "environment": environment,
+            "number": number,
+            "wanted": version,
             "release": wanted["release"]["number"] if wanted else None,
         }
         ours = {memo["version"], version}
@@ -617,19 +653,25 @@ class Projection:
                 theirs += f" (release {chosen})"
         ours = f"release {release} (version {version})" if release else "none"
         back = (
-            f"set the alias {alias} back to version {version} in MLflow" if version
+            f"set the alias {alias} back to version {version} in MLflow"
+            if version
             else f"remove the alias {alias} in MLflow"
         )
         adopt = (
-            f"make release {chosen} the champion here too: treadle rollback {chosen}" if chosen
+            f"make release {chosen} the champion here too: treadle rollback {chosen}"
+            if chosen
             else "what MLflow names is no release of this environment and cannot be adopted here"
         )
         value = {
-            "project": project, "environment": environment, "alias": alias,
-            "ours": version, "ours_release": release,
-            "theirs": now, "theirs_release": int(chosen) if chosen else None,
+            "project": project,
+            "environment": environment,
+            "alias": alias,
+            "ours": version,
+            "ours_release": release,
+            "theirs": now,
+            "theirs_release": int(chosen) if chosen else None,
             "words": f"the alias {alias} of {project} was {theirs} in MLflow by hand, here "
-                     f"{environment} has {ours}: {back}, or {adopt}",
+            f"{environment} has {ours}: {back}, or {adopt}",
             "ways_out": [back, adopt],
         }
         key = f"{environment}/{alias}"
@@ -688,15 +730,27 @@ def _value(value: Any) -> str:
 def _schema(columns: list[dict[str, Any]]) -> str | None:
     """The columns as MLflow's UI reads them."""
     kinds = {
-        "integer": "long", "float": "double", "boolean": "boolean", "timestamp": "datetime",
-        "date": "datetime", "binary": "binary",
+        "integer": "long",
+        "float": "double",
+        "boolean": "boolean",
+        "timestamp": "datetime",
+        "date": "datetime",
+        "binary": "binary",
     }
     if not columns:
         return None
-    return json.dumps({"mlflow_colspec": [
-        {"type": kinds.get(c["type"], "string"), "name": c["name"], "required": not c["nullable"]}
-        for c in columns
-    ]})
+    return json.dumps(
+        {
+            "mlflow_colspec": [
+                {
+                    "type": kinds.get(c["type"], "string"),
+                    "name": c["name"],
+                    "required": not c["nullable"],
+                }
+                for c in columns
+            ]
+        }
+    )
 
 
 def _batches(*lists: list[Any]) -> Iterator[tuple[list[Any], ...]]:
@@ -708,7 +762,10 @@ def _batches(*lists: list[Any]) -> Iterator[tuple[list[Any], ...]]:
 if __name__ == "__main__":
     started = time.monotonic()
     code = main(sys.argv[1:])
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} recorder "
-          f"{os.getpid()}: {'done' if code == 0 else 'something waits'} "
-          f"after {time.monotonic() - started:.1f} s", flush=True)
+    print(
+        f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} recorder "
+        f"{os.getpid()}: {'done' if code == 0 else 'something waits'} "
+        f"after {time.monotonic() - started:.1f} s",
+        flush=True,
+    )
     sys.exit(code)

@@ -20,8 +20,6 @@ import hashlib
 import io
 import json
 import os
-import sys
-import threading
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
@@ -29,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.base.errors import MissingExtra, Refused, TreadleError
-from treadle.base.trust import allowed
+from treadle.base.trust import allowed, skops_io
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _UNSHARED = {
@@ -96,31 +94,12 @@ def load(source: Path | bytes, trusted: Iterable[str] = ()) -> Any:
     return skops_io.load(source, trusted=names)
 
 
-_importing = threading.Lock()
-
-
 def _skops() -> Any:
-    """skops.io, imported without the half second in which it looks for every estimator there is.
-
-    skops imports all of scikit-learn to list the estimators that it trusts by itself. Our own
-    allow-list decides instead, so its list stays empty (it then trusts less, never more).
-    """
-    if "skops.io" in sys.modules:
-        return sys.modules["skops.io"]
+    """skops.io. MissingExtra where it is not installed."""
     try:
-        import sklearn.utils
+        return skops_io()
     except ImportError as error:
         raise MissingExtra("skops", "sklearn", "storing a scikit-learn model") from error
-    with _importing:
-        real = sklearn.utils.all_estimators
-        sklearn.utils.all_estimators = lambda *_args, **_kwargs: []
-        try:
-            import skops.io
-        except ImportError as error:
-            raise MissingExtra("skops", "sklearn", "storing a scikit-learn model") from error
-        finally:
-            sklearn.utils.all_estimators = real
-    return skops.io
 
 
 def _canonical(raw: bytes) -> bytes:

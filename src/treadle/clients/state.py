@@ -26,10 +26,34 @@ _BUILDING_SECONDS = 3600.0
 
 NETWORK = frozenset(
     {
-        "nfs", "nfs4", "cifs", "smb3", "smbfs", "smb", "afs", "9p", "ceph", "fuse.ceph",
-        "glusterfs", "fuse.glusterfs", "lustre", "beegfs", "gpfs", "davfs", "fuse.davfs2",
-        "webdav", "fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse", "fuse.goofys",
-        "fuse.juicefs", "afpfs", "ocfs2", "gfs2", "coda",
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "smb",
+        "afs",
+        "9p",
+        "ceph",
+        "fuse.ceph",
+        "glusterfs",
+        "fuse.glusterfs",
+        "lustre",
+        "beegfs",
+        "gpfs",
+        "davfs",
+        "fuse.davfs2",
+        "webdav",
+        "fuse.sshfs",
+        "fuse.rclone",
+        "fuse.s3fs",
+        "fuse.gcsfuse",
+        "fuse.goofys",
+        "fuse.juicefs",
+        "afpfs",
+        "ocfs2",
+        "gfs2",
+        "coda",
     }
 )
 """File systems on which SQLite's shared memory or flock does not hold between machines."""
@@ -45,7 +69,9 @@ class Holder:
     since: str
 
     def __str__(self) -> str:
-        return f"process {self.pid} (`{self.command}`, since {self.since[:19].replace('T', ' ')} UTC)"
+        return (
+            f"process {self.pid} (`{self.command}`, since {self.since[:19].replace('T', ' ')} UTC)"
+        )
 
 
 class State:
@@ -179,10 +205,14 @@ class State:
     def _sign(self, path: Path, words: str) -> None:
         import socket
 
-        text = json.dumps({
-            "pid": os.getpid(), "host": socket.gethostname(), "command": words,
-            "since": clock.text(clock.now()),
-        })
+        text = json.dumps(
+            {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "command": words,
+                "since": clock.text(clock.now()),
+            }
+        )
         with disk_errors(path), open(path, "r+", encoding="utf-8") as file:
             file.truncate()
             file.write(text)

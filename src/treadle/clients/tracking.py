@@ -46,12 +46,15 @@ def run_message(
     run: Run, snapshots: Sequence[Snapshot], model: Model | None, verdict: Verdict | None
 ) -> Message:
     """A run as it is now; told again at its end, it is the same run in MLflow."""
-    return Message("run", {
-        "run": to_plain(run),
-        "snapshots": [_compact(snapshot) for snapshot in snapshots],
-        "model": to_plain(model),
-        "verdict": _verdict(verdict),
-    })
+    return Message(
+        "run",
+        {
+            "run": to_plain(run),
+            "snapshots": [_compact(snapshot) for snapshot in snapshots],
+            "model": to_plain(model),
+            "verdict": _verdict(verdict),
+        },
+    )
 
 
 def killed_message(run: Run, ended: str, error: str = "its process died") -> Message:
@@ -72,12 +75,15 @@ def release_message(
 
     `project`: by default that of the release's run.
     """
-    return Message("release", {
-        "project": project,
-        "release": to_plain(release),
-        "model": to_plain(model),
-        "verdict": _verdict(verdict),
-    })
+    return Message(
+        "release",
+        {
+            "project": project,
+            "release": to_plain(release),
+            "model": to_plain(model),
+            "verdict": _verdict(verdict),
+        },
+    )
 
 
 def alias_message(
@@ -94,26 +100,32 @@ def alias_message(
     """
     suffix = "" if environment == spec.default_environment else f"-{environment}"
     best = None if champion is None or model is None else [champion, model]
-    return Message("alias", {
-        "project": spec.project,
-        "environment": environment,
-        "aliases": {
-            f"champion{suffix}": best,
-            f"challenger{suffix}": None if challenger is None else list(challenger),
+    return Message(
+        "alias",
+        {
+            "project": spec.project,
+            "environment": environment,
+            "aliases": {
+                f"champion{suffix}": best,
+                f"challenger{suffix}": None if challenger is None else list(challenger),
+            },
         },
-    })
+    )
 
 
 def windows_message(
     project: str, environment: str, windows: Sequence[Window], findings: Sequence[Finding] = ()
 ) -> Message:
     """Closed windows as points of one MLflow run per environment, at the time of their end."""
-    return Message("windows", {
-        "project": project,
-        "environment": environment,
-        "windows": [to_plain(window) for window in windows],
-        "alarms": [f"{f.window} {f.kind} {f.subject}" for f in findings if f.alarm],
-    })
+    return Message(
+        "windows",
+        {
+            "project": project,
+            "environment": environment,
+            "windows": [to_plain(window) for window in windows],
+            "alarms": [f"{f.window} {f.kind} {f.subject}" for f in findings if f.alarm],
+        },
+    )
 
 
 def _compact(snapshot: Snapshot) -> dict[str, Any]:
@@ -225,10 +237,20 @@ def _start(folder: Path, lock: int) -> int:
     with open(log, "ab") as out:
         # -P: a json.py or types.py in the user's folder is not the standard library's.
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "treadle.clients.recorder", os.fspath(folder.resolve()),
-             "--lock-fd", str(lock)],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            start_new_session=True, pass_fds=(lock,),
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "treadle.clients.recorder",
+                os.fspath(folder.resolve()),
+                "--lock-fd",
+                str(lock),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            pass_fds=(lock,),
         )
     crash.point("recorder.spawn.after")
     _started.append(process)
@@ -251,6 +273,4 @@ def note(journal: Journal, error: str | None, **facts: Any) -> None:
     last = journal.get("recorder", "last")
     value = {"error": error, **facts}
     if last is None or {k: v for k, v in last.items() if k != "at"} != value:
-        journal.commit(
-            Changes().put("recorder", "last", {**value, "at": clock.text(clock.now())})
-        )
+        journal.commit(Changes().put("recorder", "last", {**value, "at": clock.text(clock.now())}))

@@ -40,7 +40,7 @@ from treadle.code.pipeline import Graph, Node
 _OURS = os.path.dirname(os.path.abspath(treadle.__file__)) + os.sep
 
 
-def run(  # noqa: PLR0917 - the loop hands over seven things by their place
+def run(
     planned: Sequence[PlannedStep],
     graph: Graph,
     load_dataset: Callable[[str, str], object],
@@ -193,6 +193,7 @@ class _Run:
             cache=plan.cache,
         )
         changes.put("step", step.key, step).put("step_last", step.name, step)
+        changes.put("step_before", step.key, {"depends": plan.before, "why": plan.why})
         changes.delete("running", self.run_id)
         self.commit(changes)
         self.began = False

@@ -33,9 +33,13 @@ def propose(folder: Path, ci: str | None) -> Proposal:
         name, text = adopt.ci_workflow(ci, found.project, found.environment)
         texts[folder / name] = text
     existing = tuple(path for path in texts if path.exists())
-    return Proposal(folder, tuple(found.guesses),
-                    {path: text for path, text in texts.items() if path not in existing}, existing,
-                    {folder / name: line for name, line in found.appends.items()})
+    return Proposal(
+        folder,
+        tuple(found.guesses),
+        {path: text for path, text in texts.items() if path not in existing},
+        existing,
+        {folder / name: line for name, line in found.appends.items()},
+    )
 
 
 def write(proposal: Proposal) -> None:
@@ -54,8 +58,11 @@ def write(proposal: Proposal) -> None:
                 file.write(text)
         for path, line in proposal.appends.items():
             with open(path, "ab") as log:
-                log.write((b"" if before[path].endswith(b"\n") or not before[path] else b"\n")
-                          + line.encode() + b"\n")
+                log.write(
+                    (b"" if before[path].endswith(b"\n") or not before[path] else b"\n")
+                    + line.encode()
+                    + b"\n"
+                )
     except OSError as error:
         for path, content in before.items():
             path.write_bytes(content)
@@ -63,5 +70,7 @@ def write(proposal: Proposal) -> None:
             path.unlink(missing_ok=True)
         for parent in reversed(made):
             parent.rmdir()
-        raise TreadleError(f"cannot write {error.filename}: {error.strerror}; nothing was left",
-                           hint="check the folder's permissions") from error
+        raise TreadleError(
+            f"cannot write {error.filename}: {error.strerror}; nothing was left",
+            hint="check the folder's permissions",
+        ) from error

@@ -76,7 +76,11 @@ def _event_time(chain: Chain) -> str | None:
 
 
 def compute(
-    spec: Spec, model: Model, train: Any, holdout: Any, predict: Callable[[Any], Any],
+    spec: Spec,
+    model: Model,
+    train: Any,
+    holdout: Any,
+    predict: Callable[[Any], Any],
     event_time: str | None,
 ) -> dict[str, Any]:
     """`{"profile": …, "placebo": … | None, "quality": {metric: Measured as plain values}}`."""
@@ -96,12 +100,16 @@ def compute(
     placebo = None
     if event_time is not None and event_time in train.columns:
         placebo = drift.reference(
-            table, microseconds(train[event_time]), profile, duration_s(spec.monitor.window),
+            table,
+            microseconds(train[event_time]),
+            profile,
+            duration_s(spec.monitor.window),
             [*features, drift.PREDICTION],
             block_s=quality.block_seconds(spec.test.blocks, spec.monitor),
         )
     return {
-        "profile": profile, "placebo": placebo,
+        "profile": profile,
+        "placebo": placebo,
         "quality": _quality(spec, model, holdout, predict, event_time),
     }
 
@@ -120,8 +128,11 @@ def _quality(
     when = microseconds(rows[event_time])
     order = np.argsort(when, kind="stable")
     judged = quality.judge_arrays(
-        rows[spec.model.label].to_numpy()[order], prediction[order], when[order],
-        spec.model.task, model.classes,
+        rows[spec.model.label].to_numpy()[order],
+        prediction[order],
+        when[order],
+        spec.model.task,
+        model.classes,
         quality.block_seconds(spec.test.blocks, spec.monitor),
     )
     probabilities = prediction.dtype.kind == "f"

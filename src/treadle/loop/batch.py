@@ -32,11 +32,19 @@ def plan_batch(chain: Chain) -> None:
         return
     last = chain.project.journal.get("batch", chain.environment)
     if last and last["input"] == input_digest(chain, files):
-        chain.add("deploy", chain.environment, "keep",
-                  f"{len(files)} files were scored with release {champion.number}")
+        chain.add(
+            "deploy",
+            chain.environment,
+            "keep",
+            f"{len(files)} files were scored with release {champion.number}",
+        )
     else:
-        chain.add("deploy", chain.environment, "run",
-                  f"score {len(files)} files with release {champion.number} into {target.output}")
+        chain.add(
+            "deploy",
+            chain.environment,
+            "run",
+            f"score {len(files)} files with release {champion.number} into {target.output}",
+        )
 
 
 def turn_batch(chain: Chain, by: str) -> TurnResult:
@@ -47,11 +55,14 @@ def turn_batch(chain: Chain, by: str) -> TurnResult:
     project, target = chain.project, _target(chain)
     result = TurnResult(chain.environment, turned=chain.plan().changes)
     if chain.champion is None:
-        raise UsageError(f"{target.of} has no champion to score with",
-                         hint=f"treadle up --env {target.of}")
+        raise UsageError(
+            f"{target.of} has no champion to score with", hint=f"treadle up --env {target.of}"
+        )
     if any(action.action == "wait" for action in chain.actions):
-        raise UsageError(f"no file matches {target.input}",
-                         hint=f"`input:` of {chain.environment} is relative to treadle.yaml")
+        raise UsageError(
+            f"no file matches {target.input}",
+            hint=f"`input:` of {chain.environment} is relative to treadle.yaml",
+        )
     if not result.turned:
         result.notes.append(f"nothing to do: {chain.actions[0].reason}")
         result.next = "treadle status"
@@ -63,19 +74,39 @@ def turn_batch(chain: Chain, by: str) -> TurnResult:
     if output.suffix != ".parquet":
         output.mkdir(parents=True, exist_ok=True)
         output = output / f"{chain.environment}-{moment}.parquet"
-    project.report(f"scoring {len(files)} files with release {chain.champion.number}",
-                   phase="deploy")
-    done = score(project, chain.environment, str(project.folder / target.input), output,
-                 force=True)
-    words = (f"scored {done.rows:,} rows of {len(files)} files with release {done.release} "
-             f"into {done.output}")
-    decision = project.decision(
-        "deploy", chain.place, chain.environment, "scored", "batch scores with the champion",
-        words, {"rows": done.rows, "release": done.release, "output": done.output, "input": key}, by,
+    project.report(
+        f"scoring {len(files)} files with release {chain.champion.number}", phase="deploy"
     )
-    project.commit(Changes().put("batch", chain.environment, {
-        "input": key, "at": decision.at, "output": done.output, "rows": done.rows,
-        "release": done.release}).decide(decision))
+    done = score(project, chain.environment, str(project.folder / target.input), output, force=True)
+    words = (
+        f"scored {done.rows:,} rows of {len(files)} files with release {done.release} "
+        f"into {done.output}"
+    )
+    decision = project.decision(
+        "deploy",
+        chain.place,
+        chain.environment,
+        "scored",
+        "batch scores with the champion",
+        words,
+        {"rows": done.rows, "release": done.release, "output": done.output, "input": key},
+        by,
+    )
+    project.commit(
+        Changes()
+        .put(
+            "batch",
+            chain.environment,
+            {
+                "input": key,
+                "at": decision.at,
+                "output": done.output,
+                "rows": done.rows,
+                "release": done.release,
+            },
+        )
+        .decide(decision)
+    )
     result.release = chain.champion
     result.made["scores"] = str(done.output)
     result.made["rows"] = f"{done.rows:,}"
@@ -112,7 +143,9 @@ def input_files(project: Project, target: BatchTarget) -> list[Path]:
 def input_digest(chain: Chain, files: list[Path]) -> str:
     """What a scoring depends on: each file's size and time, and the champion."""
     assert chain.champion is not None
-    return digest({
-        "files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files],
-        "model": chain.champion.model,
-    })
+    return digest(
+        {
+            "files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+            "model": chain.champion.model,
+        }
+    )

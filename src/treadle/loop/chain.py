@@ -122,13 +122,20 @@ def look_at_data(chain: Chain, *, store: bool) -> None:
             words = stale.data_words(before, now)
             chain.add("data", name, "run", words[0] if words else "changed", words)
         elif checked is None:
-            chain.add("data", name, "check", "the rules in data.schema.yaml changed"
-                      if project.journal.get("checked_last", name) else "not checked yet")
+            chain.add(
+                "data",
+                name,
+                "check",
+                "the rules in data.schema.yaml changed"
+                if project.journal.get("checked_last", name)
+                else "not checked yet",
+            )
         elif checked["refused"]:
             chain.add("data", name, "refuse", checked["refused"][0], checked["refused"])
         else:
-            chain.add("data", name, "keep",
-                      f"unchanged: {now.rows:,} rows in {len(now.parts)} files")
+            chain.add(
+                "data", name, "keep", f"unchanged: {now.rows:,} rows in {len(now.parts)} files"
+            )
         if checked is None:
             chain.unchecked.append(name)
         elif checked["refused"]:
@@ -147,7 +154,11 @@ def look_at_code(chain: Chain, overrides: Sequence[str]) -> None:
     chain.graph = graph
     chain.parameters = parameters_of(graph, overrides)
     chain.planned = cache.look(
-        graph, project.journal, project.objects, chain.snapshots, chain.parameters,
+        graph,
+        project.journal,
+        project.objects,
+        chain.snapshots,
+        chain.parameters,
         uncached=[name for name, section in spec.steps.items() if not section.cache],
     )
     chain.code = graph.code
@@ -210,30 +221,45 @@ def look_at_model(chain: Chain) -> None:
     chain.verdict = from_plain(Verdict, project.journal.get("verdict", stored))
     words = {"pass": "keep", "refuse": "refuse", "undecided": "wait"}
     failed = [g.text for g in chain.verdict.gates if g.outcome != "pass"]
-    chain.add("test", "verdict", words[chain.verdict.outcome],
-              f"{chain.verdict.outcome}: {failed[0]}" if failed else "passed its gates", failed)
+    chain.add(
+        "test",
+        "verdict",
+        words[chain.verdict.outcome],
+        f"{chain.verdict.outcome}: {failed[0]}" if failed else "passed its gates",
+        failed,
+    )
 
 
 def model_key(chain: Chain, result: Result) -> str:
     """What a packaged model depends on beside the fitted result."""
     spec = chain.project.spec
-    return digest({
-        "rules": RULES, "result": result.content, "model": to_plain(spec.model),
-        "trust": spec.trust, "train": [r.content for r in model_inputs(chain)],
-        "data": to_plain(training_section(chain)),
-    })
+    return digest(
+        {
+            "rules": RULES,
+            "result": result.content,
+            "model": to_plain(spec.model),
+            "trust": spec.trust,
+            "train": [r.content for r in model_inputs(chain)],
+            "data": to_plain(training_section(chain)),
+        }
+    )
 
 
 def verdict_key(chain: Chain, model: Model, holdout: Result) -> str:
     """What a verdict depends on."""
     spec = chain.project.spec
-    return digest({
-        "rules": RULES, "model": model.digest, "holdout": holdout.content,
-        "test": to_plain(spec.test), "task": to_plain(spec.model),
-        "data": to_plain(training_section(chain)),
-        "train": [r.content for r in model_inputs(chain)],
-        "champion": chain.champion.model if chain.champion else None,
-    })
+    return digest(
+        {
+            "rules": RULES,
+            "model": model.digest,
+            "holdout": holdout.content,
+            "test": to_plain(spec.test),
+            "task": to_plain(spec.model),
+            "data": to_plain(training_section(chain)),
+            "train": [r.content for r in model_inputs(chain)],
+            "champion": chain.champion.model if chain.champion else None,
+        }
+    )
 
 
 def training_section(chain: Chain) -> Any:
@@ -262,8 +288,12 @@ def look_at_release(chain: Chain) -> None:
     if champion is not None and champion.model == chain.model.digest:
         chain.add("release", chain.place, "keep", f"release {champion.number} is champion")
     elif held_release(chain) is not None:
-        chain.add("release", chain.place, "keep",
-                  f"release {held_release(chain)} is this model and is held")
+        chain.add(
+            "release",
+            chain.place,
+            "keep",
+            f"release {held_release(chain)} is this model and is held",
+        )
     elif chain.verdict.outcome == "pass" or approved(chain):
         chain.add("release", chain.place, "run", f"model {short(chain.model.digest)} passed")
     else:
@@ -302,8 +332,12 @@ def look_at_service(chain: Chain) -> None:
     elif service_wanted(chain):
         chain.add("deploy", chain.place, "run", service_reason(chain))
     else:
-        chain.add("deploy", chain.place, "keep",
-                  f"release {champion.number} answers at {observed.address}")
+        chain.add(
+            "deploy",
+            chain.place,
+            "keep",
+            f"release {champion.number} answers at {observed.address}",
+        )
 
 
 def service_wanted(chain: Chain) -> bool:
@@ -328,6 +362,11 @@ def service_reason(chain: Chain) -> str:
 def service_settings(chain: Chain) -> str:
     """What of the spec a running service was started with, as a digest."""
     spec = chain.project.spec
-    return digest({"target": to_plain(chain.project.process_target(chain.environment)),
-                   "capture": to_plain(spec.monitor.capture), "trust": spec.trust,
-                   "name": spec.project})
+    return digest(
+        {
+            "target": to_plain(chain.project.process_target(chain.environment)),
+            "capture": to_plain(spec.monitor.capture),
+            "trust": spec.trust,
+            "name": spec.project,
+        }
+    )

@@ -1,6 +1,6 @@
 """Checks data sets in a process of its own, beside the import of the user's code; writes nothing.
 
-    python -m treadle.loop.checker PROJECT_FOLDER DATASET…   → {"reports": …} or {"error": …} as JSON
+python -m treadle.loop.checker PROJECT_FOLDER DATASET…   → {"reports": …} or {"error": …} as JSON
 """
 
 from __future__ import annotations

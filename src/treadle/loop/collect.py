@@ -42,8 +42,9 @@ def collect(project: Project, *, keep: int, dry_run: bool) -> Collected:
                 kept, kept_bytes = kept + 1, kept_bytes + size
                 continue
             deleted, freed = deleted + 1, freed + size
-            project.report(f"{'would delete' if dry_run else 'deleting'} {short(digest)}",
-                           detail=True)
+            project.report(
+                f"{'would delete' if dry_run else 'deleting'} {short(digest)}", detail=True
+            )
             if not dry_run:
                 crash.point("gc.delete")
                 project.objects.delete(digest)

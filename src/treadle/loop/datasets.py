@@ -43,8 +43,15 @@ def look(project: Project, name: str, *, store: bool) -> Snapshot:
             return Snapshot(name, "files", (), (), section.key, section.event_time)
     changes = Changes()
     found = snapshots.take(
-        name, section, project.folder, project.journal, project.objects, changes, project.report,
-        dry=not store, environ=project.environ,
+        name,
+        section,
+        project.folder,
+        project.journal,
+        project.objects,
+        changes,
+        project.report,
+        dry=not store,
+        environ=project.environ,
     )
     if store and changes:
         project.commit(changes)
@@ -53,11 +60,15 @@ def look(project: Project, name: str, *, store: bool) -> Snapshot:
 
 def check_key(project: Project, name: str, snapshot: Snapshot) -> str:
     """What a data set's check depends on: the rows, the spec, and the rules a person keeps."""
-    return digest({
-        "rules": RULES, "snapshot": snapshot.digest, "section": to_plain(project.spec.data[name]),
-        "model": to_plain(project.spec.model),
-        "schema": schemas.file_digest(schemas.where(project.folder)),
-    })
+    return digest(
+        {
+            "rules": RULES,
+            "snapshot": snapshot.digest,
+            "section": to_plain(project.spec.data[name]),
+            "model": to_plain(project.spec.model),
+            "schema": schemas.file_digest(schemas.where(project.folder)),
+        }
+    )
 
 
 # ---- the check -----------------------------------------------------------------------------------
@@ -77,12 +88,20 @@ def begin_check(chain: Chain) -> Checking:
     names = tuple(name for name in chain.unchecked if chain.snapshots[name].parts)
     if not names or not chain.stale_steps:
         return Checking(names)
-    command = [sys.executable, "-P", "-m", "treadle.loop.checker", str(chain.project.folder), *names]
-    return Checking(names, subprocess.Popen(command, stdout=subprocess.PIPE,
-                                            stdin=subprocess.DEVNULL))
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "treadle.loop.checker",
+        str(chain.project.folder),
+        *names,
+    ]
+    return Checking(
+        names, subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    )
 
 
-def end_check(chain: Chain, checking: Checking, *, by: str) -> None:
+def end_check(chain: Chain, checking: Checking) -> None:
     """Wait for the check, keep what it found, and raise DataRefused if a rule said no."""
     if checking.done:
         return
@@ -91,11 +110,16 @@ def end_check(chain: Chain, checking: Checking, *, by: str) -> None:
     project = chain.project
     learned = {name: report["schema"] for name, report in reports.items() if report["learned"]}
     if learned:
-        schemas.save(schemas.where(project.folder),
-                     {name: from_plain(schemas.Schema, value) for name, value in learned.items()})
+        schemas.save(
+            schemas.where(project.folder),
+            {name: from_plain(schemas.Schema, value) for name, value in learned.items()},
+        )
         crash.point("data.learned")
-        project.report(f"learned the rules of {', '.join(learned)} into {schemas.FILE}, which is "
-                       "yours from now on", phase="data")
+        project.report(
+            f"learned the rules of {', '.join(learned)} into {schemas.FILE}, which is "
+            "yours from now on",
+            phase="data",
+        )
     changes = Changes()
     for name in project.spec.data:
         if name not in reports and chain.snapshots[name].parts:
@@ -108,18 +132,32 @@ def end_check(chain: Chain, checking: Checking, *, by: str) -> None:
         violations = [from_plain(Violation, value) for value in report["violations"]]
         refused = [v for v in violations if v.severity == "refuse"]
         snapshot = chain.snapshots[name]
-        value = {"snapshot": snapshot.digest, "refused": [v.text for v in refused],
-                 "warned": [v.text for v in violations if v.severity == "warn"],
-                 "violations": report["violations"], "rows": report["rows"]}
+        value = {
+            "snapshot": snapshot.digest,
+            "refused": [v.text for v in refused],
+            "warned": [v.text for v in violations if v.severity == "warn"],
+            "violations": report["violations"],
+            "rows": report["rows"],
+        }
         changes.put("checked", check_key(project, name, snapshot), value)
         changes.put("checked_last", name, value)
         changes.put("profile", snapshot.digest, report["profile"])
-        words = _words(project, name, snapshot, violations)
-        changes.decide(project.decision(
-            "data", chain.place, name, "refuse" if refused else "accept", "data acceptable", words,
-            {"snapshot": snapshot.digest, "rows": report["rows"],
-             "violations": report["violations"][:20]},
-        ))
+        words = _words(name, snapshot, violations)
+        changes.decide(
+            project.decision(
+                "data",
+                chain.place,
+                name,
+                "refuse" if refused else "accept",
+                "data acceptable",
+                words,
+                {
+                    "snapshot": snapshot.digest,
+                    "rows": report["rows"],
+                    "violations": report["violations"][:20],
+                },
+            )
+        )
         if refused:
             changes.put("refused", name, {"words": refused[0].text, "snapshot": snapshot.digest})
             refusals += refused
@@ -135,9 +173,9 @@ def end_check(chain: Chain, checking: Checking, *, by: str) -> None:
         raise refusal(refusals)
 
 
-def check(chain: Chain, *, by: str) -> None:
+def check(chain: Chain) -> None:
     """Check what is not checked yet, here and now; raise for what was refused before too."""
-    end_check(chain, begin_check(chain), by=by)
+    end_check(chain, begin_check(chain))
     refuse_known(chain)
 
 
@@ -147,8 +185,11 @@ def refuse_known(chain: Chain) -> None:
     for name in chain.refused:
         key = check_key(chain.project, name, chain.snapshots[name])
         checked: Any = chain.project.journal.get("checked", key)
-        found += [from_plain(Violation, value) for value in checked["violations"]
-                  if value["severity"] == "refuse"]
+        found += [
+            from_plain(Violation, value)
+            for value in checked["violations"]
+            if value["severity"] == "refuse"
+        ]
     if found:
         raise refusal(found)
 
@@ -164,36 +205,41 @@ def refusal(violations: Sequence[Violation]) -> DataRefused:
     softer = [v for v in violations if v.rule not in schemas.STRUCTURE]
     hint = "mend the data, then `treadle up`; until then the champion keeps serving"
     if softer:
-        hint = ("mend the data, or accept it: treadle data accept "
-                f"{softer[0].dataset} --reason '…'; until then the champion keeps serving")
-    return DataRefused(f"the data breaks {count}; nothing was trained\n" + "\n".join(lines),
-                       hint=hint)
+        hint = (
+            "mend the data, or accept it: treadle data accept "
+            f"{softer[0].dataset} --reason '…'; until then the champion keeps serving"
+        )
+    return DataRefused(
+        f"the data breaks {count}; nothing was trained\n" + "\n".join(lines), hint=hint
+    )
 
 
-def _words(
-    project: Project, name: str, snapshot: Snapshot, violations: Sequence[Violation]
-) -> str:
+def _words(name: str, snapshot: Snapshot, violations: Sequence[Violation]) -> str:
     rows = f"{name}: {snapshot.rows:,} rows in {len(snapshot.parts)} files"
     refused = [v for v in violations if v.severity == "refuse"]
     if refused:
         return f"{rows}; " + "; ".join(v.text for v in refused[:3])
     warned = len(violations)
-    return rows + (f", {warned} warning{'s' if warned != 1 else ''}" if warned else ", no violation")
+    return rows + (
+        f", {warned} warning{'s' if warned != 1 else ''}" if warned else ", no violation"
+    )
 
 
 def _reports(chain: Chain, checking: Checking) -> dict[str, Any]:
     if not checking.names:
         return {}
     if checking.process is None:
-        return {name: scan_report(chain.project, name, chain.snapshots[name])
-                for name in checking.names}
+        return {
+            name: scan_report(chain.project, name, chain.snapshots[name]) for name in checking.names
+        }
     out, _ = checking.process.communicate()
     try:
         answer = json.loads(out)
     except ValueError:
         # It died without a word (killed for memory, say): here the error shows where it is.
-        return {name: scan_report(chain.project, name, chain.snapshots[name])
-                for name in checking.names}
+        return {
+            name: scan_report(chain.project, name, chain.snapshots[name]) for name in checking.names
+        }
     if "error" in answer:
         from treadle.base import errors
 
@@ -211,8 +257,13 @@ def scan_report(project: Project, name: str, snapshot: Snapshot) -> dict[str, An
 
     known = schemas.load(schemas.where(project.folder)).get(name)
     trained_on = project.spec.training_data() == name
-    report = scan(snapshot, project.objects, project.spec.data[name], known,
-                  model=project.spec.model if trained_on else None)
+    report = scan(
+        snapshot,
+        project.objects,
+        project.spec.data[name],
+        known,
+        model=project.spec.model if trained_on else None,
+    )
     plain: dict[str, Any] = to_plain(report)
     return plain
 
@@ -239,12 +290,23 @@ def show(project: Project) -> list[Shown]:
     for name in project.spec.data:
         latest = project.journal.get("snapshot", name)
         present = from_plain(Snapshot, latest).digest if latest else None
-        mine = [from_plain(Snapshot, value) for _, value in project.journal.list("snapshot_by")
-                if value["dataset"] == name]
+        mine = [
+            from_plain(Snapshot, value)
+            for _, value in project.journal.list("snapshot_by")
+            if value["dataset"] == name
+        ]
         for snapshot in sorted(mine, key=lambda s: (s.digest != present, -s.rows)):
             used = sum(snapshot.digest in run["snapshots"].values() for run in runs)
-            found.append(Shown(name, snapshot.digest, snapshot.rows, len(snapshot.parts),
-                               sum(part.size_bytes for part in snapshot.parts), used))
+            found.append(
+                Shown(
+                    name,
+                    snapshot.digest,
+                    snapshot.rows,
+                    len(snapshot.parts),
+                    sum(part.size_bytes for part in snapshot.parts),
+                    used,
+                )
+            )
     return found
 
 
@@ -285,12 +347,18 @@ def find(project: Project, identifier: str) -> Snapshot:
             raise UsageError(f"data {identifier} was never read", hint="treadle up")
         return from_plain(Snapshot, stored)
     wanted = identifier.rpartition("@")[2].removeprefix("sha256:")
-    found = [from_plain(Snapshot, value) for key, value in project.journal.list("snapshot_by")
-             if len(wanted) >= 4 and key.removeprefix("sha256:").startswith(wanted)]
+    found = [
+        from_plain(Snapshot, value)
+        for key, value in project.journal.list("snapshot_by")
+        if len(wanted) >= 4 and key.removeprefix("sha256:").startswith(wanted)
+    ]
     if len(found) != 1:
-        raise UsageError(f"no snapshot is called `{identifier}`" if not found else
-                         f"`{identifier}` names {len(found)} snapshots",
-                         hint="`treadle data show` lists them")
+        raise UsageError(
+            f"no snapshot is called `{identifier}`"
+            if not found
+            else f"`{identifier}` names {len(found)} snapshots",
+            hint="`treadle data show` lists them",
+        )
     return found[0]
 
 
@@ -313,8 +381,10 @@ def accept(
         raise UsageError("an acceptance needs a reason", hint="--reason 'why'")
     names = [dataset] if dataset else list(project.spec.data)
     if dataset is not None and dataset not in project.spec.data:
-        raise UsageError(f"there is no data set `{dataset}`",
-                         hint="treadle.yaml has " + ", ".join(project.spec.data))
+        raise UsageError(
+            f"there is no data set `{dataset}`",
+            hint="treadle.yaml has " + ", ".join(project.spec.data),
+        )
     by = person(project.environ)
     path = schemas.where(project.folder)
     place = project.spec.place(project.environment(None))
@@ -333,25 +403,42 @@ def accept(
             if not violations:
                 continue
             wider[name] = schemas.accept(
-                known.get(name) or from_plain(schemas.Schema, report["schema"]), violations,
-                from_plain(schemas.Schema, report["observed"]), reason=reason, by=by,
-                at=clock.text(clock.now()), named=report["named"],
+                known.get(name) or from_plain(schemas.Schema, report["schema"]),
+                violations,
+                from_plain(schemas.Schema, report["observed"]),
+                reason=reason,
+                by=by,
+                at=clock.text(clock.now()),
+                named=report["named"],
             )
             taken.append(name)
             lines += [f"{name}: {violation.text}" for violation in violations]
             changes.delete("refused", name)
-            changes.decide(project.decision(
-                "accept", place, name, "accepted", "a person's answer",
-                f"{by} accepts {name}@{short(snapshot.digest)}: {reason}",
-                {"snapshot": snapshot.digest, "violations": report["violations"][:20],
-                 "reason": reason}, by,
-            ))
+            changes.decide(
+                project.decision(
+                    "accept",
+                    place,
+                    name,
+                    "accepted",
+                    "a person's answer",
+                    f"{by} accepts {name}@{short(snapshot.digest)}: {reason}",
+                    {
+                        "snapshot": snapshot.digest,
+                        "violations": report["violations"][:20],
+                        "reason": reason,
+                    },
+                    by,
+                )
+            )
         if not taken:
-            raise UsageError("the present data breaks no rule: there is nothing to accept",
-                             hint="treadle plan")
+            raise UsageError(
+                "the present data breaks no rule: there is nothing to accept", hint="treadle plan"
+            )
         if not confirm("\n".join(lines)):
             raise UsageError("nothing was accepted", hint="--yes accepts without asking")
         schemas.save(path, wider)
         project.commit(changes)
-    return AcceptedData(tuple(taken), f"accepted {len(lines)} violations in {', '.join(taken)}; "
-                        f"{Path(path).name} was widened")
+    return AcceptedData(
+        tuple(taken),
+        f"accepted {len(lines)} violations in {', '.join(taken)}; {Path(path).name} was widened",
+    )

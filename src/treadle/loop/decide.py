@@ -11,10 +11,10 @@ from treadle.base.plain import from_plain
 from treadle.base.records import Decision, Model, Release, Verdict
 from treadle.clients import tracking
 from treadle.clients.journal import Changes
+from treadle.loop import baseline
 from treadle.loop import chain as links
 from treadle.loop.chain import Chain
 from treadle.loop.project import Project, person, release_key
-from treadle.loop import baseline
 from treadle.release import promote as moves
 from treadle.release import release as releases
 
@@ -38,21 +38,36 @@ def promote(chain: Chain, run: str | None, *, by: str) -> Release | None:
     baseline.remember(chain, model)
     state = project.release_state(chain.place)
     release = releases.propose(
-        state["held"], project.releases(chain.place), model, environment=chain.place,
-        run=run or _run_of(project, model.digest), verdict=verdict.digest, by=by,
-        reason="its verdict is pass" if approval is None
+        state["held"],
+        project.releases(chain.place),
+        model,
+        environment=chain.place,
+        run=run or _run_of(project, model.digest),
+        verdict=verdict.digest,
+        by=by,
+        reason="its verdict is pass"
+        if approval is None
         else f"approved by {approval['by']}: {approval['reason']}",
     )
     move = moves.move(
-        state, "promote", release=release.number,
-        environment=chain.place, by=approval["by"] if approval else "treadle",
-        reason=release.reason, rule="model acceptable" if approval is None else "a person's answer",
-        evidence={"release": release.number, "model": model.digest, "verdict": verdict.digest,
-                  "run": release.run, "metrics": verdict.metrics,
-                  "champion_metrics": verdict.champion_metrics},
+        state,
+        "promote",
+        release=release.number,
+        environment=chain.place,
+        by=approval["by"] if approval else "treadle",
+        reason=release.reason,
+        rule="model acceptable" if approval is None else "a person's answer",
+        evidence={
+            "release": release.number,
+            "model": model.digest,
+            "verdict": verdict.digest,
+            "run": release.run,
+            "metrics": verdict.metrics,
+            "champion_metrics": verdict.champion_metrics,
+        },
     )
     changes = Changes().put("release", release_key(chain.place, release.number), release)
-    _apply(project, changes, chain.place, move)
+    _apply(changes, chain.place, move)
     changes.tell(tracking.release_message(release, model, verdict))
     changes.tell(tracking.alias_message(project.spec, chain.place, release.number, release.model))
     project.commit(changes)
@@ -67,7 +82,7 @@ def _run_of(project: Project, model: str) -> str:
     return ""
 
 
-def _apply(project: Project, changes: Changes, place: str, move: moves.Move) -> None:
+def _apply(changes: Changes, place: str, move: moves.Move) -> None:
     changes.put("release_state", place, move.state)
     for decision in move.decisions:
         changes.decide(decision)
@@ -127,27 +142,42 @@ def _approve_verdict(project: Project, place: str, identifier: str, reason: str)
             )
         by = person(project.environ)
         entry = project.decision(
-            "approve", place, short(model), "approved", "a person's answer",
+            "approve",
+            place,
+            short(model),
+            "approved",
+            "a person's answer",
             f"{by} approves model {short(model)}, whose verdict is undecided: {reason}",
-            {"verdict": digest, "model": model, "reason": reason}, by,
+            {"verdict": digest, "model": model, "reason": reason},
+            by,
         )
-        project.commit(Changes().put("approval", digest, {"by": by, "reason": reason,
-                                                          "at": entry.at}).decide(entry))
+        project.commit(
+            Changes()
+            .put("approval", digest, {"by": by, "reason": reason, "at": entry.at})
+            .decide(entry)
+        )
         return Done(entry, f"treadle up --env {place}")
-    raise UsageError(f"nothing that awaits approval has the id `{identifier}`",
-                     hint="`treadle status` names what needs attention")
+    raise UsageError(
+        f"nothing that awaits approval has the id `{identifier}`",
+        hint="`treadle status` names what needs attention",
+    )
 
 
 def _approve_held(project: Project, place: str, number: int, reason: str) -> Done:
     release = project.release(place, number)
     by = person(project.environ)
     move = moves.move(
-        project.release_state(place), "approve", release=release.number, environment=place, by=by,
-        reason=reason, rule="a person's answer",
+        project.release_state(place),
+        "approve",
+        release=release.number,
+        environment=place,
+        by=by,
+        reason=reason,
+        rule="a person's answer",
         evidence={"release": number, "model": release.model, "reason": reason},
     )
     changes = Changes()
-    _apply(project, changes, place, move)
+    _apply(changes, place, move)
     project.commit(changes)
     return Done(move.decisions[-1], f"treadle up --env {place}")
 
@@ -155,11 +185,24 @@ def _approve_held(project: Project, place: str, number: int, reason: str) -> Don
 def _approve_retraining(project: Project, place: str, reason: str) -> Done:
     by = person(project.environ)
     entry = project.decision(
-        "approve", place, "retraining", "approved", "a person's answer",
-        f"{by} approves a retraining: {reason}", {"reason": reason}, by,
+        "approve",
+        place,
+        "retraining",
+        "approved",
+        "a person's answer",
+        f"{by} approves a retraining: {reason}",
+        {"reason": reason},
+        by,
     )
-    project.commit(Changes().put("approval", f"retrain {place}", {
-        "by": by, "reason": reason, "at": entry.at, "id": entry.id}).decide(entry))
+    project.commit(
+        Changes()
+        .put(
+            "approval",
+            f"retrain {place}",
+            {"by": by, "reason": reason, "at": entry.at, "id": entry.id},
+        )
+        .decide(entry)
+    )
     return Done(entry, f"treadle up --env {place}")
 
 
@@ -198,8 +241,10 @@ def preview_rollback(project: Project, environment: str, number: int | None) -> 
     for release in (present, wanted):
         found = project.journal.get("verdict", release.verdict)
         metrics = ", ".join(f"{n} {v:.3f}" for n, v in found["metrics"].items()) if found else ""
-        lines.append(f"  release {release.number}: model {short(release.model)}, created "
-                     f"{release.created[:16]}Z, {metrics} on its own holdout")
+        lines.append(
+            f"  release {release.number}: model {short(release.model)}, created "
+            f"{release.created[:16]}Z, {metrics} on its own holdout"
+        )
     lines.append(f"  release {present.number} is held afterwards; nothing is retrained")
     return Preview(place, present.number, target, "\n".join(lines))
 
@@ -218,21 +263,33 @@ def rollback(project: Project, environment: str, number: int | None, reason: str
         assert present is not None
         wanted = project.release(place, target)
         move = moves.move(
-            state, "rollback", release=target, environment=place, by=by,
-            reason=reason or f"rolled back by {by}", rule="a person's answer",
+            state,
+            "rollback",
+            release=target,
+            environment=place,
+            by=by,
+            reason=reason or f"rolled back by {by}",
+            rule="a person's answer",
             evidence={"from": present.number, "release": target, "model": wanted.model},
         )
         changes = Changes()
-        _apply(project, changes, place, move)
+        _apply(changes, place, move)
         changes.tell(tracking.alias_message(project.spec, place, target, wanted.model))
         project.commit(changes)
-        chain = Chain(project, place, champion=wanted,
-                      observed=process.observe(project.environment_folder(place)))
+        chain = Chain(
+            project,
+            place,
+            champion=wanted,
+            observed=process.observe(project.environment_folder(place)),
+        )
         chain.model = from_plain(Model, project.journal.get("model", wanted.model))
         observed = roll_out(chain, by=by)
     from treadle.loop.turn import tell
 
     tell(project)
-    return RolledBack(target, present.number, observed.address or "",
-                      f"release {target} answers at {observed.address}; "
-                      f"release {present.number} is held")
+    return RolledBack(
+        target,
+        present.number,
+        observed.address or "",
+        f"release {target} answers at {observed.address}; release {present.number} is held",
+    )

@@ -51,7 +51,11 @@ class Story:
 
 
 def drift(
-    example: Path | None, *, until: str, scratch: Path | None, report: Report = silent,
+    example: Path | None,
+    *,
+    until: str,
+    scratch: Path | None,
+    report: Report = silent,
     say: Callable[[str], Any] = print,
 ) -> Story:
     """Replay the year until the date `until`; returns the story. The service is down afterwards."""
@@ -83,7 +87,11 @@ def drift(
 
 def _example(given: Path | None) -> Path:
     for folder in [given] if given else [Path.cwd(), Path.cwd() / "examples" / "flights"]:
-        if folder is not None and (folder / "later").is_dir() and (folder / "pipeline.py").is_file():
+        if (
+            folder is not None
+            and (folder / "later").is_dir()
+            and (folder / "pipeline.py").is_file()
+        ):
             return folder.resolve()
     raise UsageError(
         "the demo replays the flights example, and it is not here",
@@ -138,8 +146,10 @@ class Year:
             raise TreadleError("the first turn released nothing: " + "; ".join(result.notes))
         self.story.turns += 1
         shown = _numbers(result.verdict.metrics)
-        self._say(f"first turn on January to April: verdict {result.verdict.outcome} ({shown}), "
-                  f"release {result.release.number} answers at {result.address}")
+        self._say(
+            f"first turn on January to April: verdict {result.verdict.outcome} ({shown}), "
+            f"release {result.release.number} answers at {result.address}"
+        )
         self._connect(result.address)
 
     def _connect(self, address: str | None) -> None:
@@ -207,8 +217,9 @@ class Year:
         assert self.connection is not None
         self.story.requests += 1
         try:
-            self.connection.request("POST", "/invocations", body,
-                                    {"Content-Type": "application/json"})
+            self.connection.request(
+                "POST", "/invocations", body, {"Content-Type": "application/json"}
+            )
             answer = self.connection.getresponse()
             text = answer.read()
         except (OSError, http.client.HTTPException) as error:
@@ -277,11 +288,15 @@ class Year:
         found = monitor(self.project, ENVIRONMENT)
         for window in found.new_windows:
             self.story.windows += 1
-            self._say(f"window {window.start[:10]} to {window.end[:10]}: {window.rows} flights of "
-                      f"release {'+'.join(map(str, window.releases))}")
+            self._say(
+                f"window {window.start[:10]} to {window.end[:10]}: {window.rows} flights of "
+                f"release {'+'.join(map(str, window.releases))}"
+            )
         for window in found.judged:
-            self._say(f"  truth for {window.start[:10]}: {_numbers(window.realised)} "
-                      f"({window.coverage:.0%} known)")
+            self._say(
+                f"  truth for {window.start[:10]}: {_numbers(window.realised)} "
+                f"({window.coverage:.0%} known)"
+            )
         for finding in found.new_findings:
             if finding.alarm:
                 self.story.drift_alarms += finding.kind == "drift"
@@ -323,8 +338,10 @@ class Year:
             self._say(f"  {gate.outcome}: {gate.text}")
         if result.promoted:
             self.story.swaps += 1
-            self._say(f"  release {result.release.number} is the champion and answers; "
-                      f"{self.story.failed_requests} of {self.story.requests} requests were lost")
+            self._say(
+                f"  release {result.release.number} is the champion and answers; "
+                f"{self.story.failed_requests} of {self.story.requests} requests were lost"
+            )
         else:
             self._say(f"  verdict {verdict.outcome}: release {result.release.number} stays")
 
@@ -348,15 +365,21 @@ class Year:
         for entry in reversed(ledger(self.project, ENVIRONMENT, until=None, limit=None)):
             if entry.kind == "retrain" and entry.outcome == "no":
                 continue
-            lines.append(f"  {entry.at[:10]} {entry.kind:<8} {entry.subject:<12} "
-                         f"{entry.outcome:<9} {entry.words}")
+            lines.append(
+                f"  {entry.at[:10]} {entry.kind:<8} {entry.subject:<12} "
+                f"{entry.outcome:<9} {entry.words}"
+            )
         lines += ["", f"one prediction, {story.last_id}, traced to its data:"]
         for link in lineage(self.project, story.last_id):
             facts = {k: v for k, v in link.facts.items() if not isinstance(v, dict)}
-            lines.append(f"  {link.kind:<10} {link.id}  "
-                         + ", ".join(f"{k} {v}" for k, v in list(facts.items())[:3]))
-        lines += ["", f"look around: cd {story.folder} && "
-                  f"TREADLE_CLOCK={self.clock_file} treadle ledger"]
+            lines.append(
+                f"  {link.kind:<10} {link.id}  "
+                + ", ".join(f"{k} {v}" for k, v in list(facts.items())[:3])
+            )
+        lines += [
+            "",
+            f"look around: cd {story.folder} && TREADLE_CLOCK={self.clock_file} treadle ledger",
+        ]
         story.text = "\n".join(lines)
         report("the year is over", detail=True)
 

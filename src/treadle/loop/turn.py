@@ -48,18 +48,31 @@ class TurnResult:
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
         return {
-            "environment": self.environment, "turned": self.turned, "exit_code": self.exit_code,
-            "run": self.run, "parameters": self.parameters, "model": to_plain(self.model),
+            "environment": self.environment,
+            "turned": self.turned,
+            "exit_code": self.exit_code,
+            "run": self.run,
+            "parameters": self.parameters,
+            "model": to_plain(self.model),
             "model_digest": self.model.digest if self.model else None,
-            "verdict": to_plain(self.verdict), "release": to_plain(self.release),
-            "promoted": self.promoted, "address": self.address, "made": self.made,
-            "notes": self.notes, "next": self.next,
+            "verdict": to_plain(self.verdict),
+            "release": to_plain(self.release),
+            "promoted": self.promoted,
+            "address": self.address,
+            "made": self.made,
+            "notes": self.notes,
+            "next": self.next,
         }
 
 
 def up(
-    project: Project, environment: str, overrides: Sequence[str] = (), *, wait: bool = True,
-    reason: str = "", by: str | None = None,
+    project: Project,
+    environment: str,
+    overrides: Sequence[str] = (),
+    *,
+    wait: bool = True,
+    reason: str = "",
+    by: str | None = None,
 ) -> TurnResult:
     """One whole turn of `environment`; another turn of this state is waited for (or StateBusy)."""
     state = project.require_state()
@@ -81,9 +94,7 @@ def up(
     return result
 
 
-def train(
-    project: Project, environment: str, overrides: Sequence[str] = ()
-) -> list[TurnResult]:
+def train(project: Project, environment: str, overrides: Sequence[str] = ()) -> list[TurnResult]:
     """Data to verdict for each combination of `overrides`; releases nothing."""
     state = project.require_state()
     results = []
@@ -113,8 +124,10 @@ def combinations(project: Project, overrides: Sequence[str]) -> list[list[str]]:
     import json
 
     return [
-        [f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-         for name, value in one.items()]
+        [
+            f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+            for name, value in one.items()
+        ]
         for one in pipeline.parse_overrides(list(overrides), graph)
     ]
 
@@ -124,22 +137,21 @@ def combinations(project: Project, overrides: Sequence[str]) -> list[list[str]]:
 
 def learn(chain: Chain, result: TurnResult, *, by: str, reason: str) -> None:
     """Data, code, build and test: the chain's model and verdict, with a run when anything ran."""
-    from treadle.loop import datasets, learn as phases
+    from treadle.loop import datasets
+    from treadle.loop import learn as phases
 
     datasets.refuse_known(chain)
-    wanted = any(
-        a.action == "run" for a in chain.actions if a.phase in ("code", "build", "test")
-    )
+    wanted = any(a.action == "run" for a in chain.actions if a.phase in ("code", "build", "test"))
     result.parameters = phases.all_parameters(chain)
     if not wanted:
-        datasets.check(chain, by=by)
+        datasets.check(chain)
         result.model, result.verdict = chain.model, chain.verdict
         return
     run = phases.begin_run(chain, by=by, reason=reason)
     result.run, result.turned = run.id, True
     try:
         checking = datasets.begin_check(chain)
-        phases.execute(chain, run, checked=lambda: datasets.end_check(chain, checking, by=by))
+        phases.execute(chain, run, checked=lambda: datasets.end_check(chain, checking))
         links.look_at_model(chain)
         model = phases.build(chain)
         verdict = phases.judge(chain, model)
@@ -147,8 +159,10 @@ def learn(chain: Chain, result: TurnResult, *, by: str, reason: str) -> None:
         phases.end_run(chain, run, error=error)
         raise
     result.model, result.verdict = model, verdict
-    phases.end_run(chain, replace(run, model=model.digest, verdict=verdict.digest,
-                                  metrics=dict(verdict.metrics)))
+    phases.end_run(
+        chain,
+        replace(run, model=model.digest, verdict=verdict.digest, metrics=dict(verdict.metrics)),
+    )
 
 
 # ---- verdict → service ---------------------------------------------------------------------------
@@ -161,11 +175,13 @@ def release(chain: Chain, result: TurnResult, *, by: str) -> None:
     promoted = decide.promote(chain, result.run, by=by)
     if promoted is not None:
         chain.champion, result.promoted, result.turned = promoted, True, True
-        chain.project.report(f"release {promoted.number} is the champion of {chain.place}",
-                             phase="release")
+        chain.project.report(
+            f"release {promoted.number} is the champion of {chain.place}", phase="release"
+        )
     result.release = chain.champion
-    if chain.verdict is None or (chain.champion and result.model
-                                 and chain.champion.model == result.model.digest):
+    if chain.verdict is None or (
+        chain.champion and result.model and chain.champion.model == result.model.digest
+    ):
         return
     held = links.held_release(chain)
     if held is not None:
@@ -182,8 +198,9 @@ def release(chain: Chain, result: TurnResult, *, by: str) -> None:
         result.next = "treadle explain model"
     else:
         result.notes.append(f"undecided, {stays}: a person may decide")
-        result.next = (f"treadle approve {short(chain.verdict.model)} --reason '…', "
-                       "or wait for more data")
+        result.next = (
+            f"treadle approve {short(chain.verdict.model)} --reason '…', or wait for more data"
+        )
 
 
 def deploy(chain: Chain, result: TurnResult, *, by: str) -> None:
@@ -250,8 +267,12 @@ def recover(project: Project) -> None:
         run = from_plain(Run, stored)
         running = project.journal.get("running", run.id)
         step = f" in {running['step']}()" if running else ""
-        dead = replace(run, status="KILLED", ended=clock.text(clock.now()),
-                       error=f"its process ({run.process}) ended without a word{step}")
+        dead = replace(
+            run,
+            status="KILLED",
+            ended=clock.text(clock.now()),
+            error=f"its process ({run.process}) ended without a word{step}",
+        )
         changes.put("run", run.id, dead)
         changes.tell(tracking.run_message(dead, [], None, None))
         project.report(f"run {run.id} died{step}; what it had finished is kept", warning=True)
@@ -267,9 +288,21 @@ def tell(project: Project) -> None:
     for key, conflict in project.journal.list("conflict"):
         told = project.journal.get("conflict_told", key)
         if told != conflict["found"]:
-            project.commit(Changes().put("conflict_told", key, conflict["found"]).decide(
-                project.decision("conflict", key.partition("/")[0], key, "conflict",
-                                 "MLflow is a projection", conflict["words"], conflict)))
+            project.commit(
+                Changes()
+                .put("conflict_told", key, conflict["found"])
+                .decide(
+                    project.decision(
+                        "conflict",
+                        key.partition("/")[0],
+                        key,
+                        "conflict",
+                        "MLflow is a projection",
+                        conflict["words"],
+                        conflict,
+                    )
+                )
+            )
     if state is not None:
         tracking.spawn_recorder(state)
 
@@ -284,21 +317,24 @@ def process_name() -> str:
 def judge_again(project: Project, environment: str, identifier: str | None) -> Verdict:
     """`treadle test`: the gates alone, on the present holdout, against the present champion."""
     from treadle.loop import learn as phases
-    from treadle.loop.trace import find_model, _named_release
+    from treadle.loop.trace import _named_release, find_model
 
     chain = walk(project, environment)
     if chain.stale_steps:
         raise UsageError(
             f"the holdout is not there yet: {', '.join(s.name + '()' for s in chain.stale_steps)} "
-            "must run first", hint="treadle train",
+            "must run first",
+            hint="treadle train",
         )
     if identifier is not None:
         release_ = _named_release(project, identifier)
         wanted = release_.model if release_ else identifier
         model = find_model(project, wanted)
         if model is None:
-            raise UsageError(f"there is no model `{identifier}`",
-                             hint="a digest, or `release N`; `treadle ledger` names them")
+            raise UsageError(
+                f"there is no model `{identifier}`",
+                hint="a digest, or `release N`; `treadle ledger` names them",
+            )
     elif chain.model is not None:
         model = chain.model
     else:

@@ -47,8 +47,11 @@ RestartPreventExitStatus=2 3 4 5
 [Install]
 WantedBy=default.target
 """
-    return Unit(base / "systemd" / "user" / f"{name}.service", text,
-                f"systemctl --user daemon-reload && systemctl --user enable --now {name}")
+    return Unit(
+        base / "systemd" / "user" / f"{name}.service",
+        text,
+        f"systemctl --user daemon-reload && systemctl --user enable --now {name}",
+    )
 
 
 def _systemd_quoted(text: str) -> str:
@@ -93,7 +96,9 @@ def _launchd(project: Project, name: str, command: list[str]) -> Unit:
 def install(unit: Unit) -> None:
     """Write the unit; an existing file with other content is not overwritten."""
     if unit.path.exists() and unit.path.read_text(encoding="utf-8") != unit.text:
-        raise UsageError(f"{unit.path} exists and differs",
-                         hint="remove it first, or see the new text with --print")
+        raise UsageError(
+            f"{unit.path} exists and differs",
+            hint="remove it first, or see the new text with --print",
+        )
     unit.path.parent.mkdir(parents=True, exist_ok=True)
     unit.path.write_text(unit.text, encoding="utf-8")

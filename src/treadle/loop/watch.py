@@ -52,17 +52,29 @@ def monitor(project: Project, environment: str, *, limit: int = 8) -> Monitored:
     found = _examine_traffic(project, place, new_windows)
     judged, quality_found = _judge(project, place)
     answer, decided = _decide(project, place, changed=bool(new_windows or judged))
-    stored = [from_plain(Window, value) for _, value in
-              project.journal.list("window", f"{place}/", newest_first=True, limit=limit)]
+    stored = [
+        from_plain(Window, value)
+        for _, value in project.journal.list("window", f"{place}/", newest_first=True, limit=limit)
+    ]
     windows = tuple(reversed(stored))
     ids = {window.id for window in windows}
-    findings = tuple(
-        finding for finding in _findings(project, place) if finding.window in ids
+    findings = tuple(finding for finding in _findings(project, place) if finding.window in ids)
+    next_ = {
+        "yes": "treadle up",
+        "approval": "treadle approve retrain --reason …",
+        "no": "treadle status",
+    }[answer.answer]
+    return Monitored(
+        windows,
+        findings,
+        tuple(new_windows),
+        tuple(judged),
+        (*found, *quality_found),
+        answer.answer,
+        answer.words,
+        decided,
+        next_,
     )
-    next_ = {"yes": "treadle up", "approval": "treadle approve retrain --reason …",
-             "no": "treadle status"}[answer.answer]
-    return Monitored(windows, findings, tuple(new_windows), tuple(judged),
-                     (*found, *quality_found), answer.answer, answer.words, decided, next_)
 
 
 # ---- windows -------------------------------------------------------------------------------------
@@ -86,10 +98,16 @@ def _advance(project: Project, place: str) -> list[Window]:
     opened = stored.get("open")
     section = _section(project)
     done = windows.advance(
-        records, place, project.spec.monitor, section.event_time if section else None,
-        section.key if section else (), cursor, now,
+        records,
+        place,
+        project.spec.monitor,
+        section.event_time if section else None,
+        section.key if section else (),
+        cursor,
+        now,
         open_rows=windows.decode(project.objects.read(opened)) if opened else None,
-        segments=after, since=clock.parse(rollouts[0][1]["started"]),
+        segments=after,
+        since=clock.parse(rollouts[0][1]["started"]),
     )
     changes = Changes()
     fresh: list[Window] = []
@@ -98,8 +116,11 @@ def _advance(project: Project, place: str) -> list[Window]:
         estimated = quality.estimate(closed.table, project.spec.model.task)
         fresh.append(windows.with_quality(closed.window, estimated=estimated))
         changes.put("window", window_key(closed.window), fresh[-1])
-    open_digest = project.objects.put_bytes(windows.encode(done.open_rows)) \
-        if done.open_rows.num_rows else None
+    open_digest = (
+        project.objects.put_bytes(windows.encode(done.open_rows))
+        if done.open_rows.num_rows
+        else None
+    )
     changes.put("monitor", place, {"cursor": done.cursor, "open": open_digest})
     crash.point("monitor.stored")
     project.commit(changes)
@@ -136,8 +157,11 @@ def _examine_traffic(project: Project, place: str, fresh: Sequence[Window]) -> l
         known = baseline.read(project, release.model)
         table = windows.decode(project.objects.read(window.content))
         found += findings.look_at_traffic(
-            window, drift.with_answers(table, project.spec.model.task, model.classes),
-            section=project.spec.monitor, now=clock.now(), columns=list(model.features),
+            window,
+            drift.with_answers(table, project.spec.model.task, model.classes),
+            section=project.spec.monitor,
+            now=clock.now(),
+            columns=list(model.features),
             training=known["profile"] if known else None,
             placebo=known["placebo"] if known else None,
             block_s=quality.block_seconds(project.spec.test.blocks, project.spec.monitor),
@@ -195,20 +219,34 @@ def add_truth(project: Project, environment: str, frame: Any, *, source: str = "
     from treadle.monitor.window import encode
 
     place = project.spec.place(environment)
-    table, by = truth.normalise(frame, _truth_key(project), project.spec.model.label,
-                                _known_at(project))
+    table, by = truth.normalise(
+        frame, _truth_key(project), project.spec.model.label, _known_at(project)
+    )
     if not table.num_rows:
         raise UsageError(f"{source or 'the truth'} has no rows", hint="nothing was taken in")
     blob = project.objects.put_bytes(encode(table))
     held = [value for _, value in project.journal.list("truth_part", f"{place}/")]
     same = [part for part in held if part["content"] == blob]
     if not same:
-        project.commit(Changes().put("truth_part", f"{place}/{clock.ulid()}", {
-            "content": blob, "rows": table.num_rows, "by": list(by), "source": source,
-            "at": clock.text(clock.now())}))
+        project.commit(
+            Changes().put(
+                "truth_part",
+                f"{place}/{clock.ulid()}",
+                {
+                    "content": blob,
+                    "rows": table.num_rows,
+                    "by": list(by),
+                    "source": source,
+                    "at": clock.text(clock.now()),
+                },
+            )
+        )
     total = sum(part["rows"] for part in held) + (0 if same else table.num_rows)
-    words = (f"took in the truth of {table.num_rows:,} rows, joined by {', '.join(by)}"
-             if not same else f"these {table.num_rows:,} rows were taken in before")
+    words = (
+        f"took in the truth of {table.num_rows:,} rows, joined by {', '.join(by)}"
+        if not same
+        else f"these {table.num_rows:,} rows were taken in before"
+    )
     return HandedIn(table.num_rows, total, f"{words}; {total:,} rows of truth in all")
 
 
@@ -240,14 +278,19 @@ def _truth_tables(project: Project, place: str) -> dict[tuple[str, ...], Any]:
         snapshot = datasets.look(project, section.data, store=True)
         if snapshot.parts:
             normal, by = truth.normalise(
-                load.arrow(snapshot, project.objects), _truth_key(project),
-                project.spec.model.label, _known_at(project),
+                load.arrow(snapshot, project.objects),
+                _truth_key(project),
+                project.spec.model.label,
+                _known_at(project),
             )
             parts.setdefault(by, []).append(normal)
     for _, part in project.journal.list("truth_part", f"{place}/"):
-        parts.setdefault(tuple(part["by"]), []).append(decode(project.objects.read(part["content"])))
-    return {by: pa.concat_tables(tables, promote_options="permissive")
-            for by, tables in parts.items()}
+        parts.setdefault(tuple(part["by"]), []).append(
+            decode(project.objects.read(part["content"]))
+        )
+    return {
+        by: pa.concat_tables(tables, promote_options="permissive") for by, tables in parts.items()
+    }
 
 
 def _judge(project: Project, place: str) -> tuple[list[Window], list[Finding]]:
@@ -285,10 +328,16 @@ def _judge(project: Project, place: str) -> tuple[list[Window], list[Finding]]:
         since = _judged_since(project, place, window, release, tables, model, now)
         if len(since):
             found += findings.look_at_quality(
-                window, section=spec.monitor, now=now, coverage=coverage, judged=since,
+                window,
+                section=spec.monitor,
+                now=now,
+                coverage=coverage,
+                judged=since,
                 release_quality={
                     name: quality.Measured(**value) for name, value in known["quality"].items()
-                } if known else {},
+                }
+                if known
+                else {},
                 measures=measures,
             )
     changes = Changes()
@@ -310,7 +359,12 @@ def _probabilities(table: Any) -> bool:
 
 
 def _judged_since(
-    project: Project, place: str, last: Window, release: Release, tables: Any, model: Model,
+    project: Project,
+    place: str,
+    last: Window,
+    release: Release,
+    tables: Any,
+    model: Model,
     now: datetime.datetime,
 ) -> Any:
     """All judged rows of `release` up to the window `last`."""
@@ -330,7 +384,11 @@ def _judged_since(
 
 
 def _join(
-    project: Project, window: Window, tables: Any, model: Model, now: datetime.datetime,
+    project: Project,
+    window: Window,
+    tables: Any,
+    model: Model,
+    now: datetime.datetime,
     releases: Sequence[int] | None,
 ) -> tuple[Any, Any]:
     """The window's judged rows and its coverage, by whichever key of truth covers most."""
@@ -345,23 +403,26 @@ def _join(
     best: tuple[Any, Any] | None = None
     for by, known in tables.items():
         joined, coverage = truth.join(
-            table, known, by, matured_before, known_by=now,
+            table,
+            known,
+            by,
+            matured_before,
+            known_by=now,
             by_event_time=bool(section and section.event_time),
         )
         if best is None or coverage.covered > best[1].covered:
             best = joined, coverage
     assert best is not None
     block_s = quality.block_seconds(spec.test.blocks, spec.monitor)
-    return quality.judged(best[0], spec.model.task, model.classes, block_s,
-                          releases=releases), best[1]
+    return quality.judged(
+        best[0], spec.model.task, model.classes, block_s, releases=releases
+    ), best[1]
 
 
 # ---- retrain? ------------------------------------------------------------------------------------
 
 
-def _decide(
-    project: Project, place: str, *, changed: bool
-) -> tuple[trigger.RetrainAnswer, bool]:
+def _decide(project: Project, place: str, *, changed: bool) -> tuple[trigger.RetrainAnswer, bool]:
     """Ask the rule; write the answer to the ledger when a look found something or it changed."""
     evidence = evidence_of(project, place)
     answer = trigger.decide(evidence, project.spec.retrain)
@@ -372,7 +433,12 @@ def _decide(
     if not news:
         return answer, False
     decision = project.decision(
-        "retrain", place, "retraining", answer.answer, "retrain", answer.words,
+        "retrain",
+        place,
+        "retraining",
+        answer.answer,
+        "retrain",
+        answer.words,
         {**answer.evidence, "reasons": list(answer.reasons), "brakes": list(answer.brakes)},
     )
     value = {"answer": answer.answer, "words": answer.words, "at": decision.at, "id": decision.id}
@@ -391,14 +457,17 @@ def evidence_of(project: Project, place: str) -> trigger.RetrainEvidence:
     now = clock.now()
     last = last_training(project, place)
     since = clock.parse(last["started"]) if last else None
-    told = findings.evidence(_findings(project, place), now, since=since,
-                             section=project.spec.monitor)
+    told = findings.evidence(
+        _findings(project, place), now, since=since, section=project.spec.monitor
+    )
     yes = project.journal.get("retrain_yes", place)
     approval = project.journal.get("approval", f"retrain {place}")
     pending = project.journal.get("retrain", place)
     new_rows, data_changed = _new_data(project, last)
     return trigger.RetrainEvidence(
-        now=now, last_turn=since, last_yes=clock.parse(yes) if yes else None,
+        now=now,
+        last_turn=since,
+        last_yes=clock.parse(yes) if yes else None,
         new_labelled_rows=new_rows,
         decay=tuple(trigger.Alarm(**alarm) for alarm in told["decay"]),
         drift=tuple(trigger.Alarm(**alarm) for alarm in told["drift"]),
@@ -411,8 +480,11 @@ def evidence_of(project: Project, place: str) -> trigger.RetrainEvidence:
 def last_training(project: Project, place: str) -> Any:
     """The newest run of this place that came to an end with a verdict."""
     for _, run in project.journal.list("run", newest_first=True):
-        if run["status"] == "FINISHED" and run["verdict"] and \
-                project.spec.place(run["environment"]) == place:
+        if (
+            run["status"] == "FINISHED"
+            and run["verdict"]
+            and project.spec.place(run["environment"]) == place
+        ):
             return run
     return None
 
@@ -428,8 +500,15 @@ def _new_data(project: Project, last: Any) -> tuple[int, bool]:
         if name not in project.spec.data:
             continue
         now = snapshots.take(
-            name, project.spec.data[name], project.folder, project.journal, project.objects,
-            Changes(), project.report, dry=True, environ=project.environ,
+            name,
+            project.spec.data[name],
+            project.folder,
+            project.journal,
+            project.objects,
+            Changes(),
+            project.report,
+            dry=True,
+            environ=project.environ,
         )
         if now.digest != digest:
             changed = True
@@ -457,9 +536,17 @@ def watch(project: Project, environment: str, interval_s: float) -> int:
     if project.champion(place) is None:
         up(project, environment, reason="nothing was released yet", by="treadle")
     while True:
-        project.commit(Changes().put("watcher", place, {
-            "pid": os.getpid(), "process_started": supervision.start_of(os.getpid()),
-            "at": clock.text(clock.now())}))
+        project.commit(
+            Changes().put(
+                "watcher",
+                place,
+                {
+                    "pid": os.getpid(),
+                    "process_started": supervision.start_of(os.getpid()),
+                    "at": clock.text(clock.now()),
+                },
+            )
+        )
         try:
             _keep_serving(project, place)
             found = monitor(project, environment)
@@ -472,8 +559,11 @@ def watch(project: Project, environment: str, interval_s: float) -> int:
                 done = up(project, environment, reason=found.words, by="treadle")
                 project.report(f"the turn ended: {'; '.join(done.notes) or 'promoted'}")
             for name in project.spec.deploy:
-                if project.batch_target(name) is not None and project.spec.place(name) == place \
-                        and batch.due(project, name, clock.now()):
+                if (
+                    project.batch_target(name) is not None
+                    and project.spec.place(name) == place
+                    and batch.due(project, name, clock.now())
+                ):
                     up(project, name, reason="its schedule", by="treadle")
         except TreadleError as error:
             project.report(error.message, warning=True)
@@ -488,9 +578,16 @@ def _keep_serving(project: Project, place: str) -> None:
     champion = project.champion(place)
     if champion is None:
         return
-    chain = Chain(project, place, champion=champion,
-                  observed=process.observe(project.environment_folder(place)))
-    if chain.observed is not None and chain.observed.status in ("absent", "down", "failed") \
-            and service_wanted(chain):
+    chain = Chain(
+        project,
+        place,
+        champion=champion,
+        observed=process.observe(project.environment_folder(place)),
+    )
+    if (
+        chain.observed is not None
+        and chain.observed.status in ("absent", "down", "failed")
+        and service_wanted(chain)
+    ):
         with project.require_state().turn_lock("treadle up --watch", True, project.report):
             roll_out(chain, by="treadle")

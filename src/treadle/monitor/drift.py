@@ -118,8 +118,12 @@ def profile(table: pa.Table, columns: Sequence[str], edges_of: Mapping[str, Any]
             column = table[name]
             if form["kind"] == "numeric":
                 counts, missing = _numeric(column, _edges(form)[0])
-                found[name] = {"kind": "numeric", "edges": _edges(form)[0].tolist(),
-                               "counts": counts.tolist(), "missing": missing}
+                found[name] = {
+                    "kind": "numeric",
+                    "edges": _edges(form)[0].tolist(),
+                    "counts": counts.tolist(),
+                    "missing": missing,
+                }
             else:
                 found[name] = _categories(column, form)
     return {"rows": table.num_rows, "columns": found}
@@ -149,8 +153,11 @@ def with_answers(table: pa.Table, task: Task, classes: Sequence[Any] = ()) -> pa
     if PREDICTION in table.column_names:
         return table
     several = sorted(
-        (name for name in table.column_names
-         if name.startswith("prediction_") and name.removeprefix("prediction_").isdigit()),
+        (
+            name
+            for name in table.column_names
+            if name.startswith("prediction_") and name.removeprefix("prediction_").isdigit()
+        ),
         key=lambda name: int(name.removeprefix("prediction_")),
     )
     if not several:
@@ -238,9 +245,16 @@ def compare(
     has_prediction = PREDICTION in names
     input_alpha = alpha * (1 - PREDICTION_SHARE) if has_prediction else alpha
     found = {
-        name: _column(name, table, training["columns"][name], now["columns"][name], placebo,
-                      training, block_s, alpha * PREDICTION_SHARE if name == PREDICTION
-                      else input_alpha)
+        name: _column(
+            name,
+            table,
+            training["columns"][name],
+            now["columns"][name],
+            placebo,
+            training,
+            block_s,
+            alpha * PREDICTION_SHARE if name == PREDICTION else input_alpha,
+        )
         for name in names
     }
     inputs = [n for n in names if n != PREDICTION and found[n].p_value is not None]
@@ -283,11 +297,17 @@ def _column(
             rows = _block_counts(table, name, training, block_s, kind)
             tests[kind] = _p_by_blocks(before, after, rows), None
     threshold = THRESHOLD if usual is not None else THRESHOLD_ALONE
-    effects = {kind: psi(_listed(before), _listed(after)) for kind, (before, after) in pairs.items()}
+    effects = {
+        kind: psi(_listed(before), _listed(after)) for kind, (before, after) in pairs.items()
+    }
     # Of the two histograms the one that shows more: large before small, then by its p value.
     what = min(
-        pairs, key=lambda kind: (effects[kind] < threshold, 1.0 if tests[kind][0] is None
-                                 else tests[kind][0], -effects[kind])
+        pairs,
+        key=lambda kind: (
+            effects[kind] < threshold,
+            1.0 if tests[kind][0] is None else tests[kind][0],
+            -effects[kind],
+        ),
     )
     p_value = tests[what][0]
     return ColumnDrift(
@@ -392,8 +412,10 @@ def _bins(found: Mapping[str, Any], form: Mapping[str, Any]) -> Floats:
 
 
 def _missing(found: Mapping[str, Any]) -> Floats:
-    present = sum(found["counts"]) if found["kind"] == "numeric" else (
-        sum(found["counts"].values()) + found["other"]
+    present = (
+        sum(found["counts"])
+        if found["kind"] == "numeric"
+        else (sum(found["counts"].values()) + found["other"])
     )
     return np.array([present, found["missing"]], dtype=np.float64)
 

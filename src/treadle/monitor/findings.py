@@ -64,13 +64,24 @@ def examine(
     `coverage` and `judged` are given once the window's truth has matured (`matures_at`).
     """
     found = look_at_traffic(
-        window, table, section=section, now=now, columns=columns, training=training,
-        placebo=placebo, block_s=block_s,
+        window,
+        table,
+        section=section,
+        now=now,
+        columns=columns,
+        training=training,
+        placebo=placebo,
+        block_s=block_s,
     )
     if section.truth and coverage is not None and now >= matures_at(window, section):
         found += look_at_quality(
-            window, section=section, now=now, coverage=coverage, judged=judged,
-            release_quality=release_quality or {}, measures=measures or {},
+            window,
+            section=section,
+            now=now,
+            coverage=coverage,
+            judged=judged,
+            release_quality=release_quality or {},
+            measures=measures or {},
         )
     return found
 
@@ -94,7 +105,13 @@ def look_at_traffic(
     if not window.rows:
         return [
             _finding(
-                window, "volume", "requests", now, 0.0, 1.0, alarm=True,
+                window,
+                "volume",
+                "requests",
+                now,
+                0.0,
+                1.0,
+                alarm=True,
                 text=f"no request was captured from {_day(window.start)} to {_day(window.end)}: "
                 "either nobody asked or capture is off; nothing can be said about this span",
             )
@@ -105,19 +122,32 @@ def look_at_traffic(
     if part:
         return [
             _finding(
-                window, "volume", "blocks", now, part[0], part[1], alarm=False,
+                window,
+                "volume",
+                "blocks",
+                now,
+                part[0],
+                part[1],
+                alarm=False,
                 text=f"traffic in {part[0]} of {part[1]} blocks from {_day(window.start)} to "
                 f"{_day(window.end)}: too partial to compare with training",
             )
         ]
-    looks = drifts.compare(
-        table, training, placebo, columns, drift_alpha(section), block_s=block_s
-    )
+    looks = drifts.compare(table, training, placebo, columns, drift_alpha(section), block_s=block_s)
     return [
         _finding(
-            window, "drift", look.column, now, look.psi, look.threshold,
-            p_value=look.p_value, alpha=look.alpha, alarm=look.alarm, text=_drift_words(look),
-            value=look.psi, reference=look.threshold,
+            window,
+            "drift",
+            look.column,
+            now,
+            look.psi,
+            look.threshold,
+            p_value=look.p_value,
+            alpha=look.alpha,
+            alarm=look.alarm,
+            text=_drift_words(look),
+            value=look.psi,
+            reference=look.threshold,
         )
         for look in looks
         if look.large
@@ -144,7 +174,13 @@ def look_at_quality(
     if coverage.matured and coverage.share < LEAST_COVERAGE:
         found.append(
             _finding(
-                window, "coverage", "truth", now, coverage.share, LEAST_COVERAGE, alarm=True,
+                window,
+                "coverage",
+                "truth",
+                now,
+                coverage.share,
+                LEAST_COVERAGE,
+                alarm=True,
                 text=f"{coverage.words}: that is {coverage.share:.0%}, and below "
                 f"{LEAST_COVERAGE:.0%} quality is known for a part only that may not be typical",
             )
@@ -161,9 +197,18 @@ def look_at_quality(
         if test.alarm:
             found.append(
                 _finding(
-                    window, "decay", name, now, test.fall, test.worth, p_value=test.p_value,
-                    alpha=test.alpha, alarm=True, text=_decay_words(test, measures[name]),
-                    value=test.now.value, reference=test.before.value,
+                    window,
+                    "decay",
+                    name,
+                    now,
+                    test.fall,
+                    test.worth,
+                    p_value=test.p_value,
+                    alpha=test.alpha,
+                    alarm=True,
+                    text=_decay_words(test, measures[name]),
+                    value=test.now.value,
+                    reference=test.before.value,
                     interval=_interval_of_value(test.now, measures[name]),
                 )
             )
@@ -171,7 +216,12 @@ def look_at_quality(
         if measures[name].skill and last and last.constant is not None and last.goodness < 0:
             found.append(
                 _finding(
-                    window, "decay", f"{name} versus constant", now, -last.goodness, 0.0,
+                    window,
+                    "decay",
+                    f"{name} versus constant",
+                    now,
+                    -last.goodness,
+                    0.0,
                     alarm=False,
                     text=f"{name} over the last {last.blocks} blocks is {last.value:.3f}, worse "
                     f"than the {last.constant:.3f} of saying the same to everyone: the model's "
@@ -182,7 +232,10 @@ def look_at_quality(
 
 
 def evidence(
-    findings: Iterable[Finding], now: datetime.datetime, *, since: datetime.datetime | None = None,
+    findings: Iterable[Finding],
+    now: datetime.datetime,
+    *,
+    since: datetime.datetime | None = None,
     section: MonitorSection | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """The alarms that speak for retraining now: `{"decay": […], "drift": […]}`, newest first.
@@ -292,7 +345,9 @@ def _p(value: float) -> str:
 
 def _day(text: str) -> str:
     moment = clock.parse(text)
-    return f"{moment:%Y-%m-%d}" if not (moment.hour or moment.minute) else f"{moment:%Y-%m-%d %H:%M}"
+    return (
+        f"{moment:%Y-%m-%d}" if not (moment.hour or moment.minute) else f"{moment:%Y-%m-%d %H:%M}"
+    )
 
 
 def _finding(

@@ -209,8 +209,11 @@ def predictions(table: pa.Table) -> Floats:
     if "prediction" in table.column_names:
         return _floats(table["prediction"])
     several = sorted(
-        (name for name in table.column_names if name.startswith("prediction_")
-         and name.removeprefix("prediction_").isdigit()),
+        (
+            name
+            for name in table.column_names
+            if name.startswith("prediction_") and name.removeprefix("prediction_").isdigit()
+        ),
         key=lambda name: int(name.removeprefix("prediction_")),
     )
     if not several:
@@ -466,8 +469,17 @@ def decay(
             found.append((name, span, now, before, joined, p_worse(before, now)))
     adjusted = holm([item[-1] for item in found])
     comparisons = tuple(
-        Decay(name, span, now, before, joined, before.goodness - now.goodness,
-              measures[name].worth, p_value, alpha)
+        Decay(
+            name,
+            span,
+            now,
+            before,
+            joined,
+            before.goodness - now.goodness,
+            measures[name].worth,
+            p_value,
+            alpha,
+        )
         for (name, span, now, before, joined, _), p_value in zip(found, adjusted, strict=True)
     )
     return DecayLook(comparisons, "" if comparisons else "no metric has a value", realised)

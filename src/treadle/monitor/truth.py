@@ -87,7 +87,9 @@ def normalise(
     by = tuple(key)
     if (not by or not set(by) <= names) and "prediction_id" in names:
         by = ("prediction_id",)
-    missing = [name for name in (*by, label, *([known_at] if known_at else [])) if name not in names]
+    missing = [
+        name for name in (*by, label, *([known_at] if known_at else [])) if name not in names
+    ]
     if missing or not by:
         wanted = ", ".join(missing) or "a key, or prediction_id"
         raise UsageError(
@@ -131,7 +133,9 @@ def join(
         keys, other = _key_numbers(window, truth, key)
         chosen, conflicts = _choose(keys, other, truth)
     value = truth["truth"].take(pa.array(chosen, mask=chosen < 0)) if rows else window_nulls(truth)
-    known_at = truth["known_at"].take(pa.array(chosen, mask=chosen < 0)) if rows else pa.nulls(0, _TIME)
+    known_at = (
+        truth["known_at"].take(pa.array(chosen, mask=chosen < 0)) if rows else pa.nulls(0, _TIME)
+    )
     has_truth = _valid(value)
     matured = _flags(pc.less(window["when"], pa.scalar(matured_before, _TIME)))
     superseded = np.zeros(rows, dtype=bool)
@@ -192,9 +196,11 @@ def _valid(column: Any) -> npt.NDArray[np.bool_]:
 
 
 def _flags(column: Any) -> npt.NDArray[np.bool_]:
-    return np.array(column.to_numpy(zero_copy_only=False), dtype=bool) if isinstance(
-        column, pa.Array
-    ) else np.array(column.to_numpy(), dtype=bool)
+    return (
+        np.array(column.to_numpy(zero_copy_only=False), dtype=bool)
+        if isinstance(column, pa.Array)
+        else np.array(column.to_numpy(), dtype=bool)
+    )
 
 
 def _choose(
@@ -258,9 +264,9 @@ def _key_numbers(
         missing |= ~_flags(pc.is_valid(column))
         codes = np.asarray(column.indices.fill_null(0).to_numpy(zero_copy_only=False))
         # Renumbered after each column, so the product never leaves 64 bits.
-        numbers = np.unique(
-            numbers * (int(codes.max(initial=0)) + 1) + codes, return_inverse=True
-        )[1].astype(np.int64)
+        numbers = np.unique(numbers * (int(codes.max(initial=0)) + 1) + codes, return_inverse=True)[
+            1
+        ].astype(np.int64)
     numbers[missing] = -1
     return numbers[: left.num_rows], numbers[left.num_rows :]
 
@@ -271,7 +277,8 @@ def _alike(left: Any, right: Any) -> tuple[pa.Array, pa.Array]:
     types = left.type, right.type
     if any(pa.types.is_temporal(kind) for kind in types) or (
         all(pa.types.is_string(kind) or pa.types.is_null(kind) for kind in types)
-        and _look_like_times(left) and _look_like_times(right)
+        and _look_like_times(left)
+        and _look_like_times(right)
     ):
         return _times(left), _times(right)
     if any(_is_number(kind) for kind in types) and not all(kind == types[0] for kind in types):
@@ -282,7 +289,9 @@ def _alike(left: Any, right: Any) -> tuple[pa.Array, pa.Array]:
 
 
 def _is_number(kind: Any) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    )
 
 
 def _decoded(column: Any) -> pa.Array:

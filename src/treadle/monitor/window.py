@@ -311,8 +311,12 @@ def _close(
         until = over if index is None else index
         if until > position:  # an empty span, however long, is one window of no rows
             closed.append(
-                _window(table.slice(0, 0), environment, begins + position * length,
-                        begins + until * length)
+                _window(
+                    table.slice(0, 0),
+                    environment,
+                    begins + position * length,
+                    begins + until * length,
+                )
             )
         if index is None:
             break

@@ -414,14 +414,14 @@ def _trusted(trust_pickle: bool, what: str) -> None:
 
 def _skops_load(path: Path, trust_pickle: bool) -> Any:
     try:
-        import skops.io
+        skops_io = trust.skops_io()
     except ImportError:
         raise MissingExtra("skops", "sklearn", "a scikit-learn model") from None
-    types = skops.io.get_untrusted_types(file=path)
+    types = skops_io.get_untrusted_types(file=path)
     refused = [name for name in types if not trust.allowed(name)]
     if refused:
         _trusted(trust_pickle, f"the model holds types off the allow-list: {', '.join(refused)}")
-    return skops.io.load(path, trusted=types)
+    return skops_io.load(path, trusted=types)
 
 
 def _unpickle(path: Path, form: str, trust_pickle: bool) -> Any:

@@ -62,11 +62,11 @@ def floor(section: GateSection, measured: Estimate, blocks: str) -> GateResult:
         outcome, ending = "undecided", f"{bar} is wanted: missed, but within chance"
     else:
         outcome = "undecided"
-        ending = f"{bar} is wanted: missed, and {MIN_BLOCKS} blocks at least would tell by chance or not"
+        ending = (
+            f"{bar} is wanted: missed, and {MIN_BLOCKS} blocks at least would tell by chance or not"
+        )
     text = f"{section.metric} is {_number(value)}{interval(measured, blocks)}; {ending}"
-    return GateResult(
-        name_of(section), outcome, value, wanted, _finite(low), _finite(high), text
-    )
+    return GateResult(name_of(section), outcome, value, wanted, _finite(low), _finite(high), text)
 
 
 def versus(
@@ -89,7 +89,9 @@ def versus(
         ending = f"{limit}, and the whole interval is beyond it"
     elif gained.known:
         needed = compare.blocks_needed(gained, -section.margin)
-        more = f"about {needed} blocks would decide" if needed else "no number of blocks is in sight"
+        more = (
+            f"about {needed} blocks would decide" if needed else "no number of blocks is in sight"
+        )
         ending = f"{limit}, and the interval reaches beyond it: {more}"
     else:
         ending = f"{limit}; {gained.blocks} blocks are too few to tell, {MIN_BLOCKS} are needed"

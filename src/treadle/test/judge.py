@@ -138,7 +138,9 @@ def judge(given: JudgeInput) -> Verdict:
     gates.append(answer)
     needed = [more] if answer.outcome == "undecided" else []
     for section in given.test.gates:
-        answer, more = _gate(given, section, judged, champion, reason=reason, block=block, words=words)
+        answer, more = _gate(
+            given, section, judged, champion, reason=reason, block=block, words=words
+        )
         gates.append(answer)
         if answer.outcome == "undecided":
             needed.append(more)
@@ -290,7 +292,9 @@ def _labels_gate(given: JudgeInput, rows: _Rows, classes: Sequence[Any]) -> Gate
             return GateResult("labels", "refuse", None, None, text=text)
         return None
     if task == "binary" and len(classes) > 2:
-        text = f"{label} has {len(classes)} values, and a binary task has two: say `task: multiclass`"
+        text = (
+            f"{label} has {len(classes)} values, and a binary task has two: say `task: multiclass`"
+        )
         return GateResult("labels", "refuse", float(len(classes)), 2.0, text=text)
     if rows.unknown:
         text = (
@@ -409,9 +413,7 @@ def _gate(
     theirs = metrics.statistic(metric.name, champion, block)
     gained = compare.estimate(compare.gain(ours, theirs, metric.sign), count)
     values = (metrics.value(metric.name, judged), metrics.value(metric.name, champion))
-    answer = gate.versus(
-        section, metric, gained, values, champion=given.rival, blocks=words
-    )
+    answer = gate.versus(section, metric, gained, values, champion=given.rival, blocks=words)
     if not gained.known:
         return answer, compare.MIN_BLOCKS
     return answer, compare.blocks_needed(gained, -section.margin)
@@ -429,7 +431,9 @@ def _champion(
     if missing:
         return None, f"{given.rival} needs {', '.join(missing)}, which the holdout lacks"
     truth = rows.truth
-    if given.model.task != "regression" and tuple(map(_plain, theirs)) != tuple(map(_plain, classes)):
+    if given.model.task != "regression" and tuple(map(_plain, theirs)) != tuple(
+        map(_plain, classes)
+    ):
         truth, unknown = _encode(rows.frame[given.model.label], theirs)
         if unknown:
             return None, f"{given.rival} does not know the class {', '.join(unknown)}"
@@ -448,7 +452,9 @@ def _judged(
     try:
         answer = np.asarray(predict(rows.frame[list(features)]))
     except Exception as error:
-        raise _CannotJudge(f"cannot predict the holdout: {type(error).__name__}: {error}") from error
+        raise _CannotJudge(
+            f"cannot predict the holdout: {type(error).__name__}: {error}"
+        ) from error
     if answer.ndim == 2 and answer.shape[1] == 1:
         answer = answer[:, 0]
     if answer.shape[:1] != (n,) or answer.ndim > 2:

@@ -42,7 +42,7 @@ def to_junit(verdict: Verdict, project: str = "treadle") -> str:
 
 
 def _case(gate: GateResult, project: str) -> list[str]:
-    case = f"    <testcase classname={_attribute(project)} name={_attribute(gate.gate)} time=\"0\""
+    case = f'    <testcase classname={_attribute(project)} name={_attribute(gate.gate)} time="0"'
     text = escape(gate.text.translate(_ILLEGAL))
     if gate.outcome == "pass":
         return [f"{case}>", f"      <system-out>{text}</system-out>", "    </testcase>"]

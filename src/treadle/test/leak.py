@@ -138,7 +138,9 @@ def _numbers(column: Any) -> Floats | None:
 
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         return np.asarray(column.astype("int64"), dtype=np.float64)
-    if not (pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype)):
+    if not (
+        pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype)
+    ):
         return None
     return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
 

@@ -228,7 +228,9 @@ def _confusion(name: str, judged: Judged, block: NDArray[np.int64], blocks: int)
     truth, predicted = judged.truth, judged.predicted
     terms = np.zeros((blocks, 3 * k))
     for c in range(k):
-        for column, rows in enumerate(((truth == c) & (predicted == c), truth == c, predicted == c)):
+        for column, rows in enumerate(
+            ((truth == c) & (predicted == c), truth == c, predicted == c)
+        ):
             terms[:, 3 * c + column] = np.bincount(block, weights=rows, minlength=blocks)
 
     def combine(sums: Floats) -> Floats:
@@ -304,7 +306,8 @@ def _regression(name: str, judged: Judged, block: NDArray[np.int64], blocks: int
         centred = truth - truth.mean() if len(truth) else truth  # against cancellation
         terms = np.stack([error**2, centred, centred**2, np.ones(len(truth))], axis=1)
         return Sums(
-            _by_block(terms, block, blocks), lambda s: 1 - s[:, 0] / (s[:, 2] - s[:, 1] ** 2 / s[:, 3])
+            _by_block(terms, block, blocks),
+            lambda s: 1 - s[:, 0] / (s[:, 2] - s[:, 1] ** 2 / s[:, 3]),
         )
     order = np.argsort(np.abs(error), kind="stable")
     sizes = np.abs(error)[order]
