@@ -93,6 +93,16 @@ def used_data(chain: Chain) -> list[str]:
     return [name for name in chain.project.spec.data if name in chain.graph.used_datasets]
 
 
+def unrecorded(chain: Chain) -> bool:
+    """Whether model and verdict stand, but the run that made them died before it could say so."""
+    model = chain.model
+    if model is None or chain.verdict is None:
+        return False
+    if chain.champion is not None and chain.champion.model == model.digest:
+        return False
+    return not any(run["model"] == model.digest for _, run in chain.project.journal.list("run"))
+
+
 def commit_of(folder: Path) -> str | None:
     """The git commit, with `+` when tracked files of the folder changed; None outside git."""
     import subprocess

@@ -40,7 +40,7 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
         status="running",
     )
     key = f"{place}/{rollout.id}"
-    project.commit(Changes().put("rollout", key, rollout))
+    project.commit(Changes().put("rollout", key, rollout).put("rolling", place, key))
     crash.point("deploy.begin")
     try:
         done = replace(
@@ -68,6 +68,7 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
         project.commit(
             Changes()
             .put("rollout", key, failed)
+            .delete("rolling", place)
             .decide(
                 project.decision(
                     "deploy",
@@ -86,6 +87,7 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
     project.commit(
         Changes()
         .put("rollout", key, done)
+        .delete("rolling", place)
         .put("served", place, service_settings(chain))
         .decide(
             project.decision(
@@ -225,7 +227,12 @@ def _turner(project: Project, place: str) -> str:
 
 
 def _attention(project: Project, place: str, pending: int) -> list[str]:
+    from treadle.loop.turn import dead_run
+
     found: list[str] = []
+    dead = dead_run(project)
+    if dead is not None and project.state is not None and project.state.turn_holder() is None:
+        found.append(f"run {dead[0].id} died{dead[1]}; what it had finished is kept: treadle up")
     state = project.release_state(place)
     held = state["held"]
     found += [

@@ -141,7 +141,9 @@ def learn(chain: Chain, result: TurnResult, *, by: str, reason: str) -> None:
     from treadle.loop import learn as phases
 
     datasets.refuse_known(chain)
-    wanted = any(a.action == "run" for a in chain.actions if a.phase in ("code", "build", "test"))
+    wanted = phases.unrecorded(chain) or any(
+        a.action == "run" for a in chain.actions if a.phase in ("code", "build", "test")
+    )
     result.parameters = phases.all_parameters(chain)
     if not wanted:
         datasets.check(chain)
@@ -255,28 +257,59 @@ def _sample_file(chain: Chain) -> str | None:
 
 
 def recover(project: Project) -> None:
-    """Runs of a process that died are marked KILLED, here and (through the outbox) in MLflow."""
-    found = project.journal.get("turning", "current")
-    if not found:
-        return
-    from treadle.base.plain import from_plain
+    """Clear up after a process that died. For the holder of the turn's lock.
 
-    changes = Changes().delete("turning", "current").delete("running", found["run"])
-    stored = project.journal.get("run", found["run"])
-    if stored is not None and stored["status"] == "RUNNING":
-        run = from_plain(Run, stored)
-        running = project.journal.get("running", run.id)
-        step = f" in {running['step']}()" if running else ""
-        dead = replace(
+    Its run is marked KILLED, here and (through the outbox) in MLflow; a roll-out that it did not see
+    the end of gets one; its temporary files go.
+    """
+    clear_temporary(project)
+    changes = Changes()
+    dead = dead_run(project)
+    if dead is not None:
+        run, step = dead
+        killed = replace(
             run,
             status="KILLED",
             ended=clock.text(clock.now()),
             error=f"its process ({run.process}) ended without a word{step}",
         )
-        changes.put("run", run.id, dead)
-        changes.tell(tracking.run_message(dead, [], None, None))
+        changes.put("run", run.id, killed).delete("running", run.id)
+        changes.tell(tracking.run_message(killed, [], None, None))
         project.report(f"run {run.id} died{step}; what it had finished is kept", warning=True)
+    if project.journal.get("turning", "current"):
+        changes.delete("turning", "current")
+    for place, key in project.journal.list("rolling"):
+        rollout = project.journal.get("rollout", key)
+        if rollout is not None and rollout["status"] == "running":
+            words = "the process that rolled out ended without a word"
+            ended = {"status": "failed", "ended": clock.text(clock.now()), "error": words}
+            changes.put("rollout", key, {**rollout, **ended})
+        changes.delete("rolling", place)
     project.commit(changes)
+
+
+def dead_run(project: Project) -> tuple[Run, str] | None:
+    """A run whose process died, and ` in STEP()` where it did. Asked while nobody turns."""
+    found = project.journal.get("turning", "current")
+    stored = project.journal.get("run", found["run"]) if found else None
+    if stored is None or stored["status"] != "RUNNING":
+        return None
+    from treadle.base.plain import from_plain
+
+    run = from_plain(Run, stored)
+    running = project.journal.get("running", run.id)
+    return run, f" in {running['step']}()" if running else ""
+
+
+def clear_temporary(project: Project) -> None:
+    """What a dead turn left in `tmp/`: only turns write there, and this one is alone."""
+    folder = project.require_state().folder / "tmp"
+    left = os.listdir(folder) if folder.is_dir() else []
+    if left:
+        import shutil
+
+        for name in left:
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def tell(project: Project) -> None:
