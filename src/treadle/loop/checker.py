@@ -6,6 +6,7 @@ python -m treadle.loop.checker PROJECT_FOLDER DATASET…   → {"reports": …} 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from treadle.base.errors import TreadleError
 
 def main() -> None:
     """Scan the named data sets' last stored snapshots."""
+    # Who asked is killed or interrupted: then this ends too, without a word about itself.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from treadle.loop.datasets import find, scan_report
     from treadle.loop.project import open_project
 
@@ -24,6 +28,8 @@ def main() -> None:
         }
     except TreadleError as error:
         answer = error.as_dict()
+    except Exception:
+        return  # who asked looks again itself, and shows the error where it is
     json.dump(answer, sys.stdout)
 
 
