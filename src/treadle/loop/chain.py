@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from treadle.base.digest import digest, short
+from treadle.base.errors import UsageError
 from treadle.base.plain import from_plain, to_plain
 from treadle.base.records import Model, Plan, PlannedAction, Release, Result, Snapshot, Verdict
 from treadle.code import cache, fingerprint, pipeline
@@ -91,6 +92,8 @@ def walk(
     if project.batch_target(environment) is not None:
         from treadle.loop.batch import plan_batch
 
+        if overrides:
+            raise not_trained(project, environment)
         plan_batch(chain)
         return chain
     look_at_data(chain, store=store)
@@ -99,6 +102,13 @@ def walk(
     look_at_release(chain)
     look_at_service(chain)
     return chain
+
+
+def not_trained(project: Project, environment: str) -> UsageError:
+    """What a command answers that trains or judges, for an environment that only scores."""
+    place = project.spec.place(environment)
+    return UsageError(f"nothing is trained for `{environment}`: it scores with the champion of "
+                      f"`{place}`", hint=f"--env {place}")
 
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -174,8 +184,6 @@ def look_at_code(chain: Chain, overrides: Sequence[str]) -> None:
 
 def parameters_of(graph: Graph, overrides: Sequence[str]) -> dict[str, Any]:
     """The one set of parameters that the overrides name. UsageError when they name several."""
-    from treadle.base.errors import UsageError
-
     if not overrides:
         return {}
     sets = pipeline.parse_overrides(list(overrides), graph)

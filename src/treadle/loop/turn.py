@@ -96,6 +96,8 @@ def up(
 
 def train(project: Project, environment: str, overrides: Sequence[str] = ()) -> list[TurnResult]:
     """Data to verdict for each combination of `overrides`; releases nothing."""
+    if project.batch_target(environment) is not None:
+        raise links.not_trained(project, environment)
     state = project.require_state()
     results = []
     with state.turn_lock(f"treadle train --env {environment}", True, project.report):
@@ -352,6 +354,8 @@ def judge_again(project: Project, environment: str, identifier: str | None) -> V
     from treadle.loop import learn as phases
     from treadle.loop.trace import _named_release, find_model
 
+    if project.batch_target(environment) is not None:
+        raise links.not_trained(project, environment)
     chain = walk(project, environment)
     if chain.stale_steps:
         raise UsageError(
