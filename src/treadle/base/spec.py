@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from treadle.base.clock import duration_s
+from treadle.base.quick import dataclass
 
 Task = Literal["binary", "multiclass", "regression"]
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")

@@ -8,12 +8,13 @@ the user's code nor a table engine while nothing changed: that is what makes an 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from treadle.base.digest import digest, short
 from treadle.base.errors import UsageError
 from treadle.base.plain import from_plain, to_plain
+from treadle.base.quick import dataclass
 from treadle.base.records import Model, Plan, PlannedAction, Release, Result, Snapshot, Verdict
 from treadle.code import cache, fingerprint, pipeline
 from treadle.data import snapshot as snapshots
@@ -107,8 +108,10 @@ def walk(
 def not_trained(project: Project, environment: str) -> UsageError:
     """What a command answers that trains or judges, for an environment that only scores."""
     place = project.spec.place(environment)
-    return UsageError(f"nothing is trained for `{environment}`: it scores with the champion of "
-                      f"`{place}`", hint=f"--env {place}")
+    return UsageError(
+        f"nothing is trained for `{environment}`: it scores with the champion of `{place}`",
+        hint=f"--env {place}",
+    )
 
 
 # ---- data ----------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from treadle.base import clock, crash, supervision
 from treadle.base.digest import short
 from treadle.base.errors import TreadleError, Unreachable, UsageError
 from treadle.base.plain import from_plain
+from treadle.base.quick import dataclass
 from treadle.base.records import Model, Release, Rollout, Snapshot
 from treadle.clients.journal import Changes
 from treadle.deploy import process

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from treadle.base import clock
 from treadle.base.digest import short
 from treadle.base.errors import DataRefused, TreadleError, UsageError
 from treadle.base.plain import to_plain
+from treadle.base.quick import dataclass
 from treadle.base.records import Model, Release, Run, Verdict
 from treadle.clients import tracking
 from treadle.clients.journal import Changes
