@@ -19,7 +19,7 @@ from treadle.base.spec import BatchTarget, DeployTarget, ProcessTarget, Spec
 from treadle.clients.journal import Changes, Journal
 from treadle.clients.memory import MemoryJournal, MemoryObjects
 from treadle.clients.objects import Objects
-from treadle.clients.state import State
+from treadle.clients.state import State, refuse_lost
 
 SPEC_FILE = "treadle.yaml"
 
@@ -106,6 +106,19 @@ class Project:
         """The environment's champion."""
         number = self.release_state(environment)["champion"]
         return None if number is None else self.release(environment, number)
+
+    def last_training(self, place: str) -> dict[str, Any] | None:
+        """The newest run of this place that came to an end with a verdict, as plain values."""
+        for _, run in self.journal.list("run", newest_first=True):
+            known = run["environment"] in self.spec.deploy
+            if (
+                run["status"] == "FINISHED"
+                and run["verdict"]
+                and known
+                and self.spec.place(run["environment"]) == place
+            ):
+                return dict(run)
+        return None
 
     def decision(
         self,
@@ -204,6 +217,8 @@ def open_project(
     state: State | None = None
     if (State.folder_of(folder) / "journal.db").exists():
         state = State.open(folder, create=False, read_only=not (create or write))
+    else:
+        refuse_lost(State.folder_of(folder))
     if state is None and write:
         raise never_turned(folder)
     if state is None and existing:

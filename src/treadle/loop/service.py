@@ -251,11 +251,7 @@ def _attention(project: Project, place: str, pending: int) -> list[str]:
             break
         if decision.kind in ("promote", "rollback"):
             break
-    answer = project.journal.get("retrain", place)
-    if answer and answer["answer"] == "approval":
-        found.append("a retraining awaits approval: treadle approve retrain --reason …")
-    elif answer and answer["answer"] == "yes":
-        found.append(f"a retraining is due ({answer['words']}): treadle up")
+    found += _retraining(project, place)
     for _, conflict in project.journal.list("conflict"):
         found.append(str(conflict.get("words", conflict)))
     last = project.journal.get("recorder", "last")
@@ -270,6 +266,20 @@ def _attention(project: Project, place: str, pending: int) -> list[str]:
         if checked and present and from_plain(Snapshot, present).digest == checked["snapshot"]:
             found.append(f"data {name} was refused ({checked['words']}): treadle explain {name}")
     return found
+
+
+def _retraining(project: Project, place: str) -> list[str]:
+    """What the last answer of the retraining rule asks for, unless it was done since."""
+    answer = project.journal.get("retrain", place)
+    last = project.last_training(place)
+    if not answer or answer["answer"] == "no" or (last and last["started"] >= answer["at"]):
+        return []
+    approval = project.journal.get("approval", f"retrain {place}")
+    if answer["answer"] == "yes":
+        return [f"a retraining is due ({answer['words']}): treadle up"]
+    if approval and approval["at"] >= answer["at"]:
+        return [f"a retraining is due, approved by {approval['by']}: treadle up"]
+    return ["a retraining awaits approval: treadle approve retrain --reason …"]
 
 
 # ---- predict, score ------------------------------------------------------------------------------

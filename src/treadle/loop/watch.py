@@ -455,13 +455,15 @@ def evidence_of(project: Project, place: str) -> trigger.RetrainEvidence:
     from treadle.monitor import findings
 
     now = clock.now()
-    last = last_training(project, place)
+    last = project.last_training(place)
     since = clock.parse(last["started"]) if last else None
     told = findings.evidence(
         _findings(project, place), now, since=since, section=project.spec.monitor
     )
     yes = project.journal.get("retrain_yes", place)
     approval = project.journal.get("approval", f"retrain {place}")
+    if approval and since is not None and clock.parse(approval["at"]) < since:
+        approval = None  # it was for a training that has been since
     pending = project.journal.get("retrain", place)
     new_rows, data_changed = _new_data(project, last)
     return trigger.RetrainEvidence(
@@ -475,18 +477,6 @@ def evidence_of(project: Project, place: str) -> trigger.RetrainEvidence:
         pending=pending["id"] if pending and pending["answer"] == "approval" else None,
         data_changed=data_changed,
     )
-
-
-def last_training(project: Project, place: str) -> Any:
-    """The newest run of this place that came to an end with a verdict."""
-    for _, run in project.journal.list("run", newest_first=True):
-        if (
-            run["status"] == "FINISHED"
-            and run["verdict"]
-            and project.spec.place(run["environment"]) == place
-        ):
-            return run
-    return None
 
 
 def _new_data(project: Project, last: Any) -> tuple[int, bool]:
