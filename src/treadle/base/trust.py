@@ -74,15 +74,22 @@ def _import_quickly() -> Any:
     for name in theirs:
         del sys.modules[name]
     estimators = sklearn_utils.all_estimators
+    # One internal type is looked up in here and, where it is absent, left out of a list.
+    unneeded = "sklearn.ensemble._hist_gradient_boosting.binning"
+    absent = unneeded not in sys.modules
     # The package stands there, not yet run, while its module _utils is loaded and changed.
     package = sys.modules["skops.io"] = importlib.util.module_from_spec(spec)
     try:
         helpers: Any = importlib.import_module("skops.io._utils")
         helpers.get_public_type_names = lambda *_args, **_kwargs: []
         sklearn_utils.all_estimators = lambda *_args, **_kwargs: []
+        if absent:
+            sys.modules[unneeded] = None  # type: ignore[assignment]
         spec.loader.exec_module(package)
     finally:
         sklearn_utils.all_estimators = estimators
+        if absent:
+            sys.modules.pop(unneeded, None)
         for name in [name for name in sys.modules if _of_skops(name)]:
             del sys.modules[name]
         sys.modules.update(theirs)

@@ -17,6 +17,7 @@ repeats it). The rule of non-inferiority with a margin: Piaggio et al.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,13 +101,26 @@ def estimate(metric: Weighted, blocks: int, *, draws: int = DRAWS) -> Estimate:
     error = math.sqrt((blocks - 1) / blocks * spread * blocks / len(left_out))
     low, high = value - t * error, value + t * error
     level = float(ndtr(-t * math.sqrt(blocks / (blocks - 1))))
-    drawn = np.random.default_rng(0).multinomial(blocks, np.full(blocks, 1 / blocks), size=draws)
-    replicates = metric(drawn.astype(np.float64))
+    replicates = metric(_drawn(blocks, draws))
     replicates = replicates[np.isfinite(replicates)]
     if len(replicates) >= draws / 2:
         first, last = np.quantile(replicates, [level, 1 - level])
         low, high = min(low, float(first)), max(high, float(last))
     return Estimate(value, low, high, blocks, error)
+
+
+@functools.lru_cache(maxsize=4)
+def _drawn(blocks: int, draws: int) -> Floats:
+    """How often each block is drawn in each replicate, (draws, blocks); the same for every metric.
+
+    Counting drawn numbers is an eighth of the time of drawing from the multinomial distribution.
+    """
+    numbers = np.random.default_rng(0).integers(0, blocks, size=(draws, blocks))
+    numbers += blocks * np.arange(draws)[:, None]
+    counts = np.bincount(numbers.ravel(), minlength=draws * blocks).reshape(draws, blocks)
+    weights = counts.astype(np.float64)
+    weights.setflags(write=False)
+    return weights
 
 
 def gain(challenger: Weighted, champion: Weighted, sign: float) -> Weighted:
