@@ -525,7 +525,11 @@ def watch(project: Project, environment: str, interval_s: float) -> int:
     project.report(f"watching {place} every {interval_s:g} s; stop with Ctrl-C", phase="watch")
     if project.champion(place) is None:
         up(project, environment, reason="nothing was released yet", by="treadle")
+    read = _stamp(project.spec_path)
     while True:
+        if _stamp(project.spec_path) != read:
+            read = _stamp(project.spec_path)
+            _read_again(project, environment)
         project.commit(
             Changes().put(
                 "watcher",
@@ -558,6 +562,33 @@ def watch(project: Project, environment: str, interval_s: float) -> int:
         except TreadleError as error:
             project.report(error.message, warning=True)
         time.sleep(interval_s)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_size, found.st_mtime_ns)
+
+
+def _read_again(project: Project, environment: str) -> None:
+    """Take treadle.yaml as it is now; with a mistake in it, the one that was read before stays."""
+    from treadle.plan import spec as reader
+
+    try:
+        found = reader.load(project.spec_path, project.journal)
+    except (TreadleError, OSError) as error:
+        project.report(f"treadle.yaml is not taken up: {error}", warning=True)
+        return
+    if environment not in found.deploy:
+        project.report(
+            f"treadle.yaml is not taken up: it has no environment `{environment}` any more",
+            warning=True,
+        )
+        return
+    project.spec = found
+    project.report("treadle.yaml has changed and is read again", phase="watch")
 
 
 def _keep_serving(project: Project, place: str) -> None:
