@@ -278,3 +278,18 @@ def test_an_input_depends_on_bytes_and_a_pickle_on_its_giver_too():
     pickled = Result("x", "pickle", "sha256:1")
     assert cache.input_digest(pickled, step) != cache.input_digest(pickled, Step("a", "k2", {}, ()))
     assert store.NotStorable.exit_code == 1
+
+
+def test_garbage_is_collected_as_usual_while_a_step_runs(tmp_path):
+    import gc
+
+    from treadle.base import garbage
+
+    code = "import gc\ndef out() -> list: return list(gc.get_threshold())"
+    turns = Turns(write(tmp_path, pipeline=code))
+    before = gc.get_threshold()
+    try:
+        turns.run()
+        assert tuple(turns.value("out")) == garbage._USUAL != gc.get_threshold()
+    finally:
+        gc.set_threshold(*before)

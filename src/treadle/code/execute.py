@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import treadle
-from treadle.base import clock
+from treadle.base import clock, garbage
 from treadle.base.digest import digest_bytes, digest_file
 from treadle.base.errors import PipelineError, StateCorrupt, StepFailed, TreadleError
 from treadle.base.log import Report
@@ -241,7 +241,13 @@ class _Run:
         return importlib.import_module(self.graph.sources.file.stem)
 
     def call(self, node: Node, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        return self.guarded(f"step {node.name} failed", lambda: function(**arguments), node.name)
+        garbage.look_as_usual()
+        try:
+            return self.guarded(
+                f"step {node.name} failed", lambda: function(**arguments), node.name
+            )
+        finally:
+            garbage.look_seldom()
 
     def guarded(self, what: str, action: Callable[[], Any], step: str = "") -> Any:
         """Call the user's code; what it raises becomes StepFailed with its own traceback."""
