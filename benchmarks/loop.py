@@ -773,6 +773,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.keep.mkdir(parents=True)
         make = lambda: contextlib.nullcontext(str(options.keep.resolve()))  # noqa: E731
     adopt_orphans()
+    if options.alone:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(10))  # children inherit it
     try:
         dvc = dvc_command(options.dvc_venv.expanduser().resolve()) if "dvc" in only else None
         facts, found, loads = machine(), versions(dvc), [os.getloadavg()[0]]
