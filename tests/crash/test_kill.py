@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 import pytest
-
 from tests.crash.world import World, nothing_lost
+
 from treadle.base import crash
 
 pytestmark = [
@@ -24,18 +24,29 @@ COMMITS = 17
 """How often a first `up` commits; a test below counts them."""
 NOT_IN_FIRST_UP = {
     "deploy.swapped",  # a second release
-    "gc.delete", "monitor.stored",
-    "recorder.spawn.before", "recorder.spawn.after",
-    "recorder.deliver.before", "recorder.deliver.after",
-    "journal.delivered.before", "journal.delivered.after",
+    "gc.delete",
+    "monitor.stored",
+    "recorder.spawn.before",
+    "recorder.spawn.after",
+    "recorder.deliver.before",
+    "recorder.deliver.after",
+    "journal.delivered.before",
+    "journal.delivered.after",
 }
 PLACES = [
     *(f"journal.commit.after:{n}" for n in range(1, COMMITS + 1)),
-    *(name for name in crash.POINTS
-      if name not in NOT_IN_FIRST_UP and name != "journal.commit.after"),
+    *(
+        name
+        for name in crash.POINTS
+        if name not in NOT_IN_FIRST_UP and name != "journal.commit.after"
+    ),
     # later passages: inside a model's tree, the second tree, after the first step
-    "journal.commit.before:14", "objects.rename.before:3", "objects.rename.before:10",
-    "objects.write.before:13", "objects.tree.before:2", "files.write.before:3",
+    "journal.commit.before:14",
+    "objects.rename.before:3",
+    "objects.rename.before:10",
+    "objects.write.before:13",
+    "objects.tree.before:2",
+    "files.write.before:3",
 ]
 
 
@@ -83,8 +94,15 @@ def test_each_commit_of_a_first_turn_is_among_the_places(worlds, tmp_path):
     )
     import subprocess
 
-    done = subprocess.run([sys.executable, str(script)], cwd=world.folder, env=world.environ(),
-                          capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=world.folder,
+        env=world.environ(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     passed = [line[6:] for line in done.stderr.splitlines() if line.startswith("POINT ")]
     assert passed.count("journal.commit.after") == COMMITS
     assert set(passed) == set(crash.POINTS) - NOT_IN_FIRST_UP

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.projects import Ran, houses
+
 from treadle.base.digest import digest_bytes
 from treadle.base.plain import from_plain
 from treadle.base.records import Decision
@@ -70,7 +71,10 @@ class World:
         )  # fmt: skip
 
     def __call__(
-        self, *arguments: str, code: int | None = 0, env: dict[str, str] | None = None,
+        self,
+        *arguments: str,
+        code: int | None = 0,
+        env: dict[str, str] | None = None,
         timeout: float = 180,
     ) -> Ran:
         process = self.start(*arguments, env=env)
@@ -136,34 +140,50 @@ class World:
                 rows = database.execute("SELECT message FROM outbox ORDER BY seq")
                 messages = [json.loads(message) for (message,) in rows]
         objects = self.state / "objects"
-        blobs = frozenset(
-            str(blob.relative_to(objects)) for blob in objects.glob("??/*")
-        )
+        blobs = frozenset(str(blob.relative_to(objects)) for blob in objects.glob("??/*"))
         return Photo(records, ledger, messages, blobs)
 
     def essence(self) -> dict[str, Any]:
         """What does not depend on when, where and in how many attempts the turns were done."""
         photo = self.photo()
-        done = [m for m in photo.messages
-                if not (m["kind"] == "run" and m["payload"]["run"]["status"] == "KILLED")]
+        done = [
+            m
+            for m in photo.messages
+            if not (m["kind"] == "run" and m["payload"]["run"]["status"] == "KILLED")
+        ]
         finished = [r for r in photo.kind("run").values() if r["status"] == "FINISHED"]
         return {
             "steps": {key: step["results"] for key, step in photo.kind("step").items()},
             "step_last": {key: step["key"] for key, step in photo.kind("step_last").items()},
             "snapshots": {key: s["parts"] for key, s in photo.kind("snapshot").items()},
-            **{kind: photo.kind(kind) for kind in (
-                "checked", "model", "model_of", "verdict", "verdict_of", "attempts", "baseline",
-                "release_state", "served", "profile",
-            )},
+            **{
+                kind: photo.kind(kind)
+                for kind in (
+                    "checked",
+                    "model",
+                    "model_of",
+                    "verdict",
+                    "verdict_of",
+                    "attempts",
+                    "baseline",
+                    "release_state",
+                    "served",
+                    "profile",
+                )
+            },
             "releases": {
                 key: [r["number"], r["model"], r["content"], r["verdict"], r["reason"]]
                 for key, r in photo.kind("release").items()
             },
-            "ledger": [[d["environment"], d["kind"], d["subject"], d["outcome"], d["rule"]]
-                       for d in photo.ledger],
+            "ledger": [
+                [d["environment"], d["kind"], d["subject"], d["outcome"], d["rule"]]
+                for d in photo.ledger
+            ],
             "messages": [m["kind"] for m in done],
-            "runs": [[r["model"], r["verdict"], r["steps"], r["snapshots"], r["metrics"]]
-                     for r in finished],
+            "runs": [
+                [r["model"], r["verdict"], r["steps"], r["snapshots"], r["metrics"]]
+                for r in finished
+            ],
             "schema": (self.folder / "data.schema.yaml").read_text(),
             "blobs": sorted(photo.blobs),
         }
@@ -188,8 +208,13 @@ class World:
             assert rollout["status"] != "running", rollout
         for run in photo.kind("run").values():
             assert run["status"] != "RUNNING", run
-        for digest in _digests({k: v for k, v in photo.records.items()
-                                if k[0] in ("step", "snapshot", "model", "baseline")}):
+        for digest in _digests(
+            {
+                k: v
+                for k, v in photo.records.items()
+                if k[0] in ("step", "snapshot", "model", "baseline")
+            }
+        ):
             if digest in _CONTENTS(photo):
                 assert f"{digest[7:9]}/{digest[9:]}" in photo.blobs, digest
         assert not list((self.state / "tmp").glob("*")), "left by a dead process"
@@ -203,8 +228,9 @@ class World:
         servers = [c for c in self.processes().values() if "treadle.operate serve" in c]
         supervisors = [c for c in self.processes().values() if "treadle.operate supervise" in c]
         assert len(servers) == len(supervisors) == 1, self.processes()
-        body = json.dumps({"dataframe_split": {"columns": ["area", "rooms"],
-                                               "data": [[100, 3], [50, 1]]}}).encode()
+        body = json.dumps(
+            {"dataframe_split": {"columns": ["area", "rooms"], "data": [[100, 3], [50, 1]]}}
+        ).encode()
         request = urllib.request.Request(
             f"{state.address}/invocations", body, {"Content-Type": "application/json"}
         )
@@ -253,8 +279,11 @@ def nothing_lost(before: Photo, after: Photo, ran: Ran | None = None) -> None:
     for run in before.kind("run").values():
         if run["status"] == "RUNNING":
             assert after.kind("run")[run["id"]]["status"] == "KILLED"
-            told = [m["payload"]["run"]["status"] for m in after.messages
-                    if m["kind"] == "run" and m["payload"]["run"]["id"] == run["id"]]
+            told = [
+                m["payload"]["run"]["status"]
+                for m in after.messages
+                if m["kind"] == "run" and m["payload"]["run"]["id"] == run["id"]
+            ]
             assert told == ["KILLED"]
     if ran is not None:
         for step in before.kind("step").values():

@@ -268,12 +268,14 @@ class SqliteJournal:
                 with self._errors():
                     connection = sqlite3.connect(temporary, isolation_level=None)
                     try:
-                        connection.execute("PRAGMA journal_mode=WAL")
+                        # WAL is switched on last: what is committed before is in the file itself,
+                        # and no checkpoint at the closing can fail on a full disk unseen.
                         connection.executescript(
                             f"BEGIN; {_SCHEMA} INSERT INTO meta VALUES "
                             f"('schema_version', '{SCHEMA_VERSION}'), "
                             "('ledger_count', '0'), ('ledger_head', ''); COMMIT;"
                         )
+                        connection.execute("PRAGMA journal_mode=WAL")
                     finally:
                         connection.close()
                 number = os.open(temporary, os.O_RDONLY)
@@ -284,7 +286,8 @@ class SqliteJournal:
                 os.rename(temporary, self.path)
                 fsync_folder(self.path.parent)
             finally:
-                for leftover in (temporary, f"{temporary}-wal", f"{temporary}-shm"):
+                # With them whatever a process left that died here: the lock makes this one alone.
+                for leftover in self.path.parent.glob(f".{self.path.name}.*"):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(leftover)
             crash.point("journal.create.after")
@@ -399,7 +402,9 @@ class SqliteJournal:
                 code == sqlite3.SQLITE_IOERR and _nothing_free(self.path)
             ):
                 raise disk_full(self.path) from error
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or (
+                "Could not decode to UTF-8" in str(error)
+            ):
                 raise self._corrupt(str(error)) from error
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise StateBusy(
@@ -431,11 +436,17 @@ class SqliteJournal:
         with self._lock, self._errors():
             return self._open().execute(sql, arguments).fetchall()
 
+    def _decode(self, text: str, what: str) -> Any:
+        try:
+            return json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise self._corrupt(f"{what} cannot be read ({error})") from error
+
     def get(self, kind: str, key: str) -> Any | None:
         """See Journal."""
         check_key(kind, key)
         rows = self._read("SELECT value FROM records WHERE kind = ? AND key = ?", (kind, key))
-        return json.loads(rows[0][0]) if rows else None
+        return self._decode(rows[0][0], f"record {kind} {key}") if rows else None
 
     def list(
         self, kind: str, prefix: str = "", *, newest_first: bool = False, limit: int | None = None
@@ -450,7 +461,7 @@ class SqliteJournal:
             f"ORDER BY key {'DESC' if newest_first else 'ASC'} LIMIT ?",
             arguments,
         )
-        return [(key, json.loads(value)) for key, value in rows]
+        return [(key, self._decode(value, f"record {kind} {key}")) for key, value in rows]
 
     def ledger(
         self, environment: str | None = None, *, until: str | None = None, limit: int | None = None
@@ -467,7 +478,10 @@ class SqliteJournal:
             f"SELECT entry FROM ledger WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?",
             [*arguments, -1 if limit is None else limit],
         )
-        return [Decision(**json.loads(entry)) for (entry,) in rows]
+        try:
+            return [Decision(**self._decode(entry, "a ledger entry")) for (entry,) in rows]
+        except TypeError as error:
+            raise self._corrupt(f"a ledger entry cannot be read ({error})") from error
 
     def pending(self, limit: int = 100) -> builtins.list[tuple[int, Message]]:
         """See Journal."""
@@ -475,7 +489,10 @@ class SqliteJournal:
             "SELECT seq, message FROM outbox WHERE delivered_at IS NULL ORDER BY seq LIMIT ?",
             (limit,),
         )
-        return [(number, Message(**json.loads(message))) for number, message in rows]
+        return [
+            (number, Message(**self._decode(message, f"message {number}")))
+            for number, message in rows
+        ]
 
     def verify(self) -> None:
         """See Journal: the pages of the file (`PRAGMA quick_check`), then the chain."""

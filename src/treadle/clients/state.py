@@ -99,14 +99,14 @@ class State:
         if read_only:
             create = False
         if not create and not (folder / "journal.db").exists():
-            _refuse_lost(folder)
+            refuse_lost(folder)
             raise StateError(
                 f"there is no state at {folder}",
                 hint="`treadle up` begins one; on a runner, use the environment's own state",
             )
         _refuse_network(folder, new=not folder.is_dir())
         if create and not (folder / "journal.db").exists():
-            _refuse_lost(folder)
+            refuse_lost(folder)
             with disk_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             if not (folder / ".gitignore").exists():
@@ -236,7 +236,7 @@ def _holder(path: Path) -> Holder | None:
         return None
 
 
-def _refuse_lost(folder: Path) -> None:
+def refuse_lost(folder: Path) -> None:
     """A state folder with results but no journal has lost it: not to be taken for a new one."""
     objects = folder / "objects"
     if objects.is_dir() and any(len(name) == 2 for name in os.listdir(objects)):

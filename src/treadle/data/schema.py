@@ -189,6 +189,11 @@ def load(path: Path) -> dict[str, Schema]:
         text = path.read_text("utf-8")
     except FileNotFoundError:
         return {}
+    except UnicodeDecodeError as error:
+        raise SpecError(
+            f"{path.name}: byte {error.start + 1} is no UTF-8 text ({error.reason})",
+            hint=f"restore {path.name}, or delete it: it is learned again",
+        ) from error
     document = _parse(text, path)
     if document is None:
         return {}

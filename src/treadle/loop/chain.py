@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle.base.digest import digest, short
 from treadle.base.errors import UsageError
+from treadle.base.errors import StateCorrupt
 from treadle.base.plain import from_plain, to_plain
 from treadle.base.quick import dataclass
 from treadle.base.records import Model, Plan, PlannedAction, Release, Result, Snapshot, Verdict
@@ -24,11 +25,14 @@ from treadle.plan import stale
 from treadle.release import release as releases
 
 if TYPE_CHECKING:
+    from treadle.clients.objects import Objects
     from treadle.code.cache import PlannedStep
     from treadle.code.pipeline import Graph
     from treadle.deploy.target import Observed
     from treadle.loop.project import Project
 
+_MANIFEST_BYTES = 1_000_000
+"""A larger blob is no tree's manifest."""
 RULES = 1
 """Version of packaging and judging: raised when an equal input would give another answer."""
 
@@ -166,14 +170,7 @@ def look_at_code(chain: Chain, overrides: Sequence[str]) -> None:
     graph = pipeline.build(sources, list(spec.data), wanted)
     chain.graph = graph
     chain.parameters = parameters_of(graph, overrides)
-    chain.planned = cache.look(
-        graph,
-        project.journal,
-        project.objects,
-        chain.snapshots,
-        chain.parameters,
-        uncached=[name for name, section in spec.steps.items() if not section.cache],
-    )
+    look_at_steps(chain)
     chain.code = graph.code
     for step in chain.planned:
         subject = f"{step.name}()"
@@ -183,6 +180,20 @@ def look_at_code(chain: Chain, overrides: Sequence[str]) -> None:
             words = () if step.waits else stale.explain_changes(step.before, step.depends)
             reason = words[0] if words else step.why
             chain.add("code", subject, "run", reason, words)
+
+
+def look_at_steps(chain: Chain) -> None:
+    """Which steps are done."""
+    project = chain.project
+    assert chain.graph is not None
+    chain.planned = cache.look(
+        chain.graph,
+        project.journal,
+        project.objects,
+        chain.snapshots,
+        chain.parameters,
+        uncached=[name for name, section in project.spec.steps.items() if not section.cache],
+    )
 
 
 def parameters_of(graph: Graph, overrides: Sequence[str]) -> dict[str, Any]:
@@ -213,7 +224,7 @@ def look_at_model(chain: Chain) -> None:
     stored = project.journal.get("model_of", model_key(chain, result))
     if stored is not None:
         chain.model = from_plain(Model, project.journal.get("model", stored))
-        if not project.objects.has(chain.model.content):
+        if not all(map(project.objects.has, (chain.model.content, *chain.model.files.values()))):
             chain.model = None
     if chain.model is None:
         chain.add("build", "model", "run", "this result was not packaged yet")
@@ -239,6 +250,28 @@ def look_at_model(chain: Chain) -> None:
         f"{chain.verdict.outcome}: {failed[0]}" if failed else "passed its gates",
         failed,
     )
+
+
+def damaged_blobs(content: str, objects: Objects) -> list[str]:
+    """The missing and damaged blobs of a stored blob or tree."""
+    from treadle.clients.objects import manifest
+
+    def whole(digest: str) -> bool:
+        try:
+            objects.path(digest, verify=True)
+        except StateCorrupt:
+            return False
+        return True
+
+    if not whole(content):
+        return [content]
+    if objects.path(content).stat().st_size > _MANIFEST_BYTES:
+        return []
+    try:
+        files = manifest(objects.read(content), content)
+    except StateCorrupt:
+        return []  # no tree
+    return sorted({digest for digest in files.values() if not whole(digest)})
 
 
 def model_key(chain: Chain, result: Result) -> str:

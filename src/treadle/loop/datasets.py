@@ -255,6 +255,8 @@ def scan_report(project: Project, name: str, snapshot: Snapshot) -> dict[str, An
     """One data set's scan as plain values: violations, profile, schema, learned, rows."""
     from treadle.data.scan import scan
 
+    for part in snapshot.parts:  # a damaged blob is not bad data
+        project.objects.path(part.content, verify=True)
     known = schemas.load(schemas.where(project.folder)).get(name)
     trained_on = project.spec.training_data() == name
     report = scan(

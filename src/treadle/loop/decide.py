@@ -35,6 +35,7 @@ def promote(chain: Chain, run: str | None, *, by: str) -> Release | None:
     approval = project.journal.get("approval", verdict.digest)
     if verdict.outcome != "pass" and approval is None:
         return None
+    project.journal.verify()  # nothing is decided on a ledger that was changed
     baseline.remember(chain, model)
     state = project.release_state(chain.place)
     release = releases.propose(
@@ -110,6 +111,7 @@ def approve(project: Project, environment: str, identifier: str, reason: str) ->
     place = project.spec.place(environment)
     state = project.require_state()
     with state.turn_lock(f"treadle approve {identifier}", True, project.report):
+        project.journal.verify()
         if identifier == "retrain":
             return _approve_retraining(project, place, reason)
         match = re.fullmatch(r"(?:release )?(\d{1,6})", identifier)
@@ -257,6 +259,7 @@ def rollback(project: Project, environment: str, number: int | None, reason: str
     place = project.spec.place(environment)
     by = person(project.environ)
     with project.require_state().turn_lock("treadle rollback", True, project.report):
+        project.journal.verify()
         state = project.release_state(place)
         target = moves.rollback_target(state, number)
         present = project.champion(place)

@@ -231,6 +231,30 @@ def build(chain: Chain) -> Model:
     return model
 
 
+def discard_damaged(chain: Chain) -> bool:
+    """Delete what is damaged of the steps' results, so that their steps run again; whether any was.
+
+    For when a result could not be read: it looks at every byte.
+    """
+    project = chain.project
+    found = False
+    for step in chain.planned:
+        for result in step.hit.results if step.hit is not None else ():
+            damaged = links.damaged_blobs(result.content, project.objects)
+            if damaged:
+                found = True
+                project.report(
+                    f"result {result.name} of {step.name}() is damaged and is made again: blob "
+                    + ", ".join(damaged),
+                    warning=True,
+                )
+                for content in {*damaged, result.content}:
+                    project.objects.delete(content)
+    if found:
+        links.look_at_steps(chain)
+    return found
+
+
 def temporary_folder(chain: Chain) -> Path:
     """A folder on the state's own disk."""
     assert chain.project.state is not None

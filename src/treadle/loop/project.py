@@ -240,6 +240,6 @@ def open_project(
         if journal.get(remembered[0], remembered[1]) is None:
             changes = Changes()
             changes.puts.append(remembered)
+            _write_schema(state.folder)  # first: the record says that both are done
             journal.commit(changes)
-            _write_schema(state.folder)
     return Project(folder, spec, journal, objects, state, report=report)

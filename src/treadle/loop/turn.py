@@ -13,7 +13,7 @@ from typing import Any
 
 from treadle.base import clock
 from treadle.base.digest import short
-from treadle.base.errors import DataRefused, TreadleError, UsageError
+from treadle.base.errors import DataRefused, StateCorrupt, TreadleError, UsageError
 from treadle.base.plain import to_plain
 from treadle.base.quick import dataclass
 from treadle.base.records import Model, Release, Run, Verdict
@@ -156,10 +156,18 @@ def learn(chain: Chain, result: TurnResult, *, by: str, reason: str) -> None:
     result.run, result.turned = run.id, True
     try:
         checking = datasets.begin_check(chain)
-        phases.execute(chain, run, checked=lambda: datasets.end_check(chain, checking))
-        links.look_at_model(chain)
-        model = phases.build(chain)
-        verdict = phases.judge(chain, model)
+        for attempt in range(3):
+            try:
+                phases.execute(chain, run, checked=lambda: datasets.end_check(chain, checking))
+                links.look_at_model(chain)
+                model = phases.build(chain)
+                if chain.verdict is None:
+                    links.look_at_model(chain)  # a lost model, made again, may have been judged
+                verdict = phases.judge(chain, model)
+                break
+            except StateCorrupt:
+                if attempt == 2 or not phases.discard_damaged(chain):
+                    raise
     except BaseException as error:
         phases.end_run(chain, run, error=error)
         raise
