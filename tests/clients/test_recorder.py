@@ -218,7 +218,7 @@ def test_an_alias_that_a_person_moved_is_a_conflict_and_stays_where_it_is(state,
     assert (conflict["ours_release"], conflict["theirs_release"]) == (2, 1)
     assert "by hand" in conflict["words"]
     assert "back to version 2" in conflict["ways_out"][0]
-    assert "treadle rollback 1" in conflict["ways_out"][1]
+    assert "treadle rollback --to 1" in conflict["ways_out"][1]
     # A later promotion does not overwrite it either.
     third = a_model(state, tmp_path, "three")
     assert promote((a_release(third, 3), third)) == "1"

@@ -658,7 +658,7 @@ class Projection:
             else f"remove the alias {alias} in MLflow"
         )
         adopt = (
-            f"make release {chosen} the champion here too: treadle rollback {chosen}"
+            f"make release {chosen} the champion here too: treadle rollback --to {chosen}"
             if chosen
             else "what MLflow names is no release of this environment and cannot be adopted here"
         )

@@ -126,7 +126,7 @@ def rollback_target(state: Mapping[str, Any], number: int | None) -> int:
     """
     champion, previous, held = _read(state)
     if champion is None:
-        raise UsageError("there is no champion to roll back", hint="treadle up makes the first")
+        raise UsageError("there is no champion to roll back", hint="`treadle up` makes the first")
     if number == champion:
         raise UsageError(f"release {number} is the champion already")
     open_ = [one for one in previous if str(one) not in held]
