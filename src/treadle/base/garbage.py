@@ -17,7 +17,7 @@ def look_seldom() -> None:
 
 
 def look_as_usual() -> None:
-    """As Python does by itself, but not again at the modules loaded so far: for the user's code."""
+    """As Python does by itself, but not at the modules loaded so far: for users' code and servers."""
     if not gc.get_freeze_count():  # once: in a process that stays, more would be kept for good
         gc.freeze()
     gc.set_threshold(*_USUAL)

@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from treadle.base import garbage
 from treadle.base.errors import TreadleError
 
 
@@ -18,6 +19,7 @@ def main() -> None:
     # Who asked is killed or interrupted: then this ends too, without a word about itself.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    garbage.look_seldom()
     from treadle.loop.datasets import find, scan_report
     from treadle.loop.project import open_project
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from treadle.base import garbage
 from treadle.base.errors import StateCorrupt, TreadleError, UsageError
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
@@ -123,6 +124,7 @@ def _serve(options: argparse.Namespace, told: _Status) -> int:
     )  # fmt: skip
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     listener = _listener(options)
+    garbage.look_seldom()
     from treadle.operate import model, plane, server
     from treadle.operate.capture import Capture
 
@@ -155,6 +157,7 @@ def _serve(options: argparse.Namespace, told: _Status) -> int:
     def started() -> None:
         log.info("release %d (%s, instance %s) serves on http://%s:%d, %s", identity.release,
                  loaded.flavor, identity.instance, host, port, warmed)  # fmt: skip
+        garbage.look_as_usual()
         told.send(ready=True, pid=os.getpid(), instance=identity.instance, warmed=warmed)
 
     server.run(
