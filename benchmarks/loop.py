@@ -168,7 +168,7 @@ deploy:
 
 
 def write_rows(path: Path, rows: int) -> None:
-    """The CSV: the same bytes on every machine (the standard library's Mersenne Twister)."""
+    """The CSV: always the same rows (the standard library's Mersenne Twister)."""
     source = random.Random(20_000)
     weights = [source.gauss(0, 0.6) for _ in range(FEATURES)]
     with open(path, "w", encoding="ascii") as file:
