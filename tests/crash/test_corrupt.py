@@ -24,6 +24,7 @@ def turned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world = World(tmp_path_factory.mktemp("turned") / "houses")
     world("up")
     world.kill_all()
+    sql(world, "PRAGMA wal_checkpoint(TRUNCATE)")  # or the pages would be in the log
     return world.folder
 
 

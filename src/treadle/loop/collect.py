@@ -35,6 +35,8 @@ def collect(project: Project, *, keep: int, dry_run: bool) -> Collected:
     state = project.require_state()
     with state.turn_lock("treadle gc", True, project.report):
         needed = needed_digests(project, keep)
+        if not dry_run:  # first: no record may speak of what is gone, if this dies half-way
+            _forget(project, needed)
         deleted = freed = kept = kept_bytes = 0
         for digest in list(project.objects.digests()):
             size = project.objects.path(digest).stat().st_size
@@ -49,7 +51,6 @@ def collect(project: Project, *, keep: int, dry_run: bool) -> Collected:
                 crash.point("gc.delete")
                 project.objects.delete(digest)
         if not dry_run:
-            _forget(project, needed)
             state.sweep(needed)
     return Collected(deleted, freed, kept, kept_bytes, dry_run)
 
