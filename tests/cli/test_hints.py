@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+
 import treadle
 from treadle.cli.group import COMMANDS
 from treadle.cli.group import treadle as group
@@ -23,7 +24,9 @@ def texts(path: Path) -> list[str]:
     inner: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr):
-            inner |= {id(child) for child in ast.walk(node.value) if isinstance(node.value, ast.Constant)}
+            inner |= {
+                id(child) for child in ast.walk(node.value) if isinstance(node.value, ast.Constant)
+            }
         if isinstance(node, ast.JoinedStr):
             inner |= {id(child) for child in ast.walk(node)} - {id(node)}
     for node in ast.walk(tree):
@@ -32,7 +35,11 @@ def texts(path: Path) -> list[str]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             found.append(node.value)
         elif isinstance(node, ast.JoinedStr):
-            found.append("".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values))
+            found.append(
+                "".join(
+                    part.value if isinstance(part, ast.Constant) else "X" for part in node.values
+                )
+            )
     return found
 
 
@@ -41,7 +48,10 @@ def named() -> list[tuple[str, str, str]]:
     found = []
     for path in sorted(SOURCES.rglob("*.py")):
         for text in texts(path):
-            for quoted in (*re.findall(r"`(treadle [^`]*)`", text), *re.findall(r"(?:: |, |; |^)(treadle [^`\n]*)", text)):
+            for quoted in (
+                *re.findall(r"`(treadle [^`]*)`", text),
+                *re.findall(r"(?:: |, |; |^)(treadle [^`\n]*)", text),
+            ):
                 match = NAMED.match(quoted)
                 if match and match[1] in COMMANDS:
                     found.append((path.relative_to(SOURCES).as_posix(), match[1], match[2]))

@@ -92,9 +92,7 @@ def fresh(tmp_path: Path) -> Iterator[Callable[..., Project]]:
 
 
 @pytest.fixture(scope="module")
-def served(
-    template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Project]:
+def served(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """One copy whose service runs, shared by the tests of a module that only look."""
     project = Project(tmp_path_factory.mktemp("served") / "houses")
     shutil.copytree(template, project.folder)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-
 from tests.e2e.conftest import Project
 from tests.support.projects import houses_csv
 
@@ -30,8 +29,9 @@ def test_up_of_a_batch_scores_once_and_again_when_a_file_comes(nightly: Project)
     (first,) = (nightly.folder / "forecasts").glob("*.parquet")
     table = pq.read_table(first)
     assert table.num_rows == 40
-    assert table["prediction_id"][0].as_py().startswith("nightly.1.") or \
-        table["prediction_id"][0].as_py().startswith("local.1.")
+    assert table["prediction_id"][0].as_py().startswith("nightly.1.") or table["prediction_id"][
+        0
+    ].as_py().startswith("local.1.")
     lineage = nightly("lineage", table["prediction_id"][7].as_py()).out
     assert "houses.csv: sha256:" in lineage
     # No other environment was touched: the service of `local` was not started.
@@ -71,8 +71,13 @@ def test_a_batch_whose_file_lacks_a_feature_is_refused_and_writes_nothing(nightl
 def test_commands_that_train_work_for_a_batch_or_say_which_environment_is_meant(
     nightly: Project,
 ) -> None:
-    for command in (["train"], ["test"], ["test", "release 1"], ["plan", "--set", "model.intercept=false"],
-                    ["up", "--set", "model.intercept=false"]):
+    for command in (
+        ["train"],
+        ["test"],
+        ["test", "release 1"],
+        ["plan", "--set", "model.intercept=false"],
+        ["up", "--set", "model.intercept=false"],
+    ):
         ran = nightly(*command, "--env", "nightly", code=2)
         assert "local" in ran.err, (command, ran)
     assert "released" not in nightly("status", "--env", "nightly").out
@@ -80,6 +85,8 @@ def test_commands_that_train_work_for_a_batch_or_say_which_environment_is_meant(
 
 
 def test_the_output_may_be_one_file(project: Project, tmp_path: Path) -> None:
-    project.add_spec('  nightly: {target: batch, of: local, input: houses.csv, output: out/all.parquet}\n')
+    project.add_spec(
+        "  nightly: {target: batch, of: local, input: houses.csv, output: out/all.parquet}\n"
+    )
     project("up", "--env", "nightly")
     assert pq.read_table(project.folder / "out" / "all.parquet").num_rows == 400

@@ -14,8 +14,10 @@ import pytest
 from tests.e2e.conftest import Project
 from tests.support.projects import SPEC, treadle
 
-WORSE = ('.fit(train[["area", "rooms"]], train["price"])',
-         '.fit(train[["area", "rooms"]], train["price"] * 3)')
+WORSE = (
+    '.fit(train[["area", "rooms"]], train["price"])',
+    '.fit(train[["area", "rooms"]], train["price"] * 3)',
+)
 """A model that is off by a factor of three."""
 
 
@@ -23,7 +25,10 @@ WORSE = ('.fit(train[["area", "rooms"]], train["price"])',
 
 
 def test_a_step_that_raises_shows_the_users_traceback_and_not_ours(project: Project) -> None:
-    project.edit("pipeline.py", ("    return LinearRegression", "    train['nothing']\n    return LinearRegression"))
+    project.edit(
+        "pipeline.py",
+        ("    return LinearRegression", "    train['nothing']\n    return LinearRegression"),
+    )
     ran = project("up", code=1)
     assert "model()" in ran.err
     assert "KeyError: 'nothing'" in ran.err
@@ -45,9 +50,15 @@ def test_a_bug_of_ours_saves_its_trace_and_says_where(project: Project) -> None:
         "from treadle.cli.group import command_line\n"
         "sys.exit(command_line(sys.argv[1:]))\n"
     )
+
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-c", code, *arguments], cwd=project.folder,
-                              capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=project.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     ran = run("status")
     assert ran.returncode == 1
@@ -67,7 +78,8 @@ def test_every_mistake_in_the_spec_is_shown_with_its_line_and_nothing_is_written
 ) -> None:
     shutil.copytree(template, tmp_path / "p", ignore=shutil.ignore_patterns(".treadle"))
     (tmp_path / "p" / "treadle.yaml").write_text(
-        SPEC.replace("task: regression", "task: regresion").replace("test:", "tset:")
+        SPEC.replace("task: regression", "task: regresion")
+        .replace("test:", "tset:")
         .replace("target: process", "target: kubernetes")
     )
     for command in ("plan", "up", "status"):
@@ -174,8 +186,14 @@ def test_existing_refuses_to_begin_a_second_ledger(fresh) -> None:
 
 def test_a_command_on_a_project_that_was_never_turned_says_so(fresh) -> None:
     project = fresh()
-    for command in (["monitor"], ["gc"], ["rollback", "--yes"], ["approve", "x", "--reason", "y"],
-                    ["data", "accept", "--reason", "y", "--yes"], ["truth", "houses.csv"]):
+    for command in (
+        ["monitor"],
+        ["gc"],
+        ["rollback", "--yes"],
+        ["approve", "x", "--reason", "y"],
+        ["data", "accept", "--reason", "y", "--yes"],
+        ["truth", "houses.csv"],
+    ):
         ran = project(*command, code=4)
         assert "never turned" in ran.err, (command, ran)
         assert "treadle up" in ran.err
@@ -187,13 +205,16 @@ def test_a_command_on_a_project_that_was_never_turned_says_so(fresh) -> None:
 def test_a_database_that_is_down_leaves_the_champion_serving(copy) -> None:
     project = copy()
     project("up")
-    project.edit("treadle.yaml", ('{files: "houses*.csv"}',
-                                  '{query: SELECT * FROM houses, database: "${HOUSES_DSN}"}'))
+    project.edit(
+        "treadle.yaml",
+        ('{files: "houses*.csv"}', '{query: SELECT * FROM houses, database: "${HOUSES_DSN}"}'),
+    )
     ran = project("up", code=None)
     assert ran.code in (2, 4)
     assert "HOUSES_DSN" in ran.err
-    ran = project("up", code=4,
-                  env={"HOUSES_DSN": "postgresql://someone:secret@127.0.0.1:1/houses"})
+    ran = project(
+        "up", code=4, env={"HOUSES_DSN": "postgresql://someone:secret@127.0.0.1:1/houses"}
+    )
     assert "127.0.0.1" in ran.err
     assert "secret" not in ran.err + ran.out
     project("predict", "houses.csv", "-n", "1")
@@ -208,7 +229,9 @@ UNDECIDED = [("at_most: 30", "at_most: 8.5")]
 
 def test_an_undecided_verdict_waits_for_a_person_and_then_promotes(project: Project) -> None:
     project.edit("treadle.yaml", *UNDECIDED)
-    project.edit("pipeline.py", ("return LinearRegression(", "return LinearRegression(positive=True, "))
+    project.edit(
+        "pipeline.py", ("return LinearRegression(", "return LinearRegression(positive=True, ")
+    )
     ran = project("up", code=5)
     assert "undecided, release 1 stays" in ran.out
     found = project.status()
@@ -239,30 +262,31 @@ def test_a_refusal_is_not_a_persons_to_overrule(project: Project) -> None:
     assert "awaits" in project("approve", "feedbeef", "--reason", "please", code=2).err
 
 
-# ---- 10: changes ---------------------------------------------------------------------------------
-
-
-def test_plan_tells_by_its_exit_code_whether_there_is_anything_to_do(copy) -> None:
-    project = copy()
-    project("up")
-    project("plan", "--exit-code", code=0)
-    project.edit("pipeline.py", ("intercept: bool = True", "intercept: bool = False"))
-    project("plan", "--exit-code", code=10)
-    project("plan", code=0)
-
-
 # ---- 130: interrupted ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["one process", "as a terminal does it"])
+@pytest.mark.parametrize(
+    "group",
+    [
+        pytest.param(True, id="as a terminal does it"),
+        pytest.param(False, id="one process", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_in_a_long_step_is_recorded_and_the_next_turn_works(
     project: Project, group: bool
 ) -> None:
-    slow = ("    return LinearRegression", "    import time; open('begun', 'w').close(); time.sleep(60)\n    return LinearRegression")
+    slow = (
+        "    return LinearRegression",
+        "    import time; open('begun', 'w').close(); time.sleep(60)\n    return LinearRegression",
+    )
     project.edit("pipeline.py", slow)
     process = subprocess.Popen(
-        [sys.executable, "-m", "treadle", "up"], cwd=project.folder, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        [sys.executable, "-m", "treadle", "up"],
+        cwd=project.folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
         env={**os.environ, "TREADLE_RECORDER": "off"},
     )
     begun = project.folder / "begun"

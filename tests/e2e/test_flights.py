@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.conftest import Project
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flights"
@@ -17,8 +16,9 @@ def test_one_turn_on_the_flights_ends_in_a_served_model_and_a_prediction_in_its_
     tmp_path: Path,
 ) -> None:
     project = Project(tmp_path / "flights")
-    shutil.copytree(EXAMPLE, project.folder,
-                    ignore=shutil.ignore_patterns(".treadle", "later", "__pycache__"))
+    shutil.copytree(
+        EXAMPLE, project.folder, ignore=shutil.ignore_patterns(".treadle", "later", "__pycache__")
+    )
     project.edit("treadle.yaml", ("port: 8080", "port: 0"))
     try:
         ran = project("up")

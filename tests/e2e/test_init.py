@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-
 from tests.e2e.conftest import Project
 from tests.support.projects import PIPELINE, houses_csv, treadle
 
@@ -37,7 +36,11 @@ def test_an_empty_folder_gets_a_sample_that_turns(folder: Project) -> None:
     assert "because" in ran.err
     assert "made-up example" in ran.err
     assert "next: treadle plan" in ran.out
-    written = {path.relative_to(folder.folder).as_posix() for path in folder.folder.rglob("*") if path.is_file()}
+    written = {
+        path.relative_to(folder.folder).as_posix()
+        for path in folder.folder.rglob("*")
+        if path.is_file()
+    }
     assert {"treadle.yaml", "pipeline.py"} <= written
     assert not (folder.folder / ".treadle").exists()
     first = (folder.folder / "treadle.yaml").read_text().splitlines()[0]
@@ -97,21 +100,28 @@ def test_a_spec_with_mistakes_is_not_built_upon(folder: Project) -> None:
 
 def github_steps(text: str) -> dict[str, list[str]]:
     jobs = YAML(typ="safe").load(text)["jobs"]
-    return {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    return {
+        name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()
+    }
 
 
 def gitlab_steps(text: str) -> dict[str, list[str]]:
     found = YAML(typ="safe").load(text)
     before = found["default"]["before_script"]
-    return {name: [*before, *job["script"]] for name, job in found.items()
-            if isinstance(job, dict) and "script" in job}
+    return {
+        name: [*before, *job["script"]]
+        for name, job in found.items()
+        if isinstance(job, dict) and "script" in job
+    }
 
 
-SERVICES = {"github": (".github/workflows/treadle.yml", github_steps),
-            "gitlab": (".gitlab-ci.yml", gitlab_steps)}
+SERVICES = {
+    "github": (".github/workflows/treadle.yml", github_steps),
+    "gitlab": (".gitlab-ci.yml", gitlab_steps),
+}
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", ["github", pytest.param("gitlab", marks=pytest.mark.slow)])
 def test_the_workflow_runs_in_a_fresh_clone_and_never_begins_a_second_ledger(
     template: Path, tmp_path: Path, service: str
 ) -> None:
@@ -126,26 +136,41 @@ def test_the_workflow_runs_in_a_fresh_clone_and_never_begins_a_second_ledger(
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *command], cwd=origin.folder, check=True)
-    tracked = subprocess.run(["git", "ls-files"], cwd=origin.folder, check=True, text=True,
-                             capture_output=True).stdout.split()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=origin.folder, check=True, text=True, capture_output=True
+    ).stdout.split()
     assert path in tracked
     assert not [name for name in tracked if name.startswith(".treadle")]
 
     tools = tmp_path / "bin"  # `treadle` is this checkout's; what is installed already is not again
     tools.mkdir()
-    (tools / "treadle").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m treadle "$@"\n')
+    (tools / "treadle").write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m treadle "$@"\n'
+    )
     (tools / "pip").write_text("#!/bin/sh\nexit 0\n")
     for tool in tools.iterdir():
         tool.chmod(0o755)
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("TREADLE_", "MLFLOW_"))}
-    environ |= {"CI": "true", "PATH": f"{tools}:{environ['PATH']}", "TREADLE_RECORDER": "off",
-                "GITHUB_ACTOR": "ada", "GITLAB_USER_LOGIN": "ada"}
+    environ |= {
+        "CI": "true",
+        "PATH": f"{tools}:{environ['PATH']}",
+        "TREADLE_RECORDER": "off",
+        "GITHUB_ACTOR": "ada",
+        "GITLAB_USER_LOGIN": "ada",
+    }
 
     def run(clone: Path, steps: list[str]) -> tuple[int, str]:
         output = ""
         for step in steps:
-            done = subprocess.run(["bash", "-eo", "pipefail", "-c", step], cwd=clone, env=environ,
-                                  text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                ["bash", "-eo", "pipefail", "-c", step],
+                cwd=clone,
+                env=environ,
+                text=True,
+                capture_output=True,
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
             output += done.stdout + done.stderr
             if done.returncode:
                 return done.returncode, output
@@ -176,8 +201,10 @@ def test_the_workflow_runs_in_a_fresh_clone_and_never_begins_a_second_ledger(
         assert [e for e in entries if e["kind"] == "promote"], "the ledger goes on"
         run_ = Project(keeper)("lineage", "--from-data", "houses", "--json").json["links"]
         newest = next(link["id"] for link in run_ if link["kind"] == "run")
-        assert "by ada" in Project(keeper)("explain", newest).out or "`treadle up` by ada" in \
-            Project(keeper)("explain", newest).out
+        assert (
+            "by ada" in Project(keeper)("explain", newest).out
+            or "`treadle up` by ada" in Project(keeper)("explain", newest).out
+        )
     finally:
         treadle(keeper, "down")
 
@@ -199,21 +226,35 @@ def test_the_systemd_unit_is_one_that_systemd_reads(project: Project) -> None:
     if shutil.which("systemd-analyze"):
         path = project.folder / "treadle-houses.service"
         path.write_text(text)
-        done = subprocess.run(["systemd-analyze", "verify", "--user", str(path)], check=False,
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--user", str(path)],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
         assert "treadle-houses" not in done.stderr, done
 
 
 def test_the_launchd_file_is_a_property_list(project: Project) -> None:
     text = project("service", "install", "--print", "--system", "launchd").out
     found = plistlib.loads(text.strip().encode())
-    assert found["ProgramArguments"][1:] == ["-m", "treadle", "up", "--watch", "--existing", "--env", "local"]
+    assert found["ProgramArguments"][1:] == [
+        "-m",
+        "treadle",
+        "up",
+        "--watch",
+        "--existing",
+        "--env",
+        "local",
+    ]
     assert found["WorkingDirectory"] == str(project.folder)
     assert found["Label"].endswith("houses.local")
     assert found["RunAtLoad"] is True
 
 
-def test_install_writes_the_unit_once_and_keeps_a_changed_one(project: Project, tmp_path: Path) -> None:
+def test_install_writes_the_unit_once_and_keeps_a_changed_one(
+    project: Project, tmp_path: Path
+) -> None:
     home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
     done = project("service", "install", "--system", "systemd", env=home)
     assert "next: systemctl --user" in done.out

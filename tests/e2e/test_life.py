@@ -56,9 +56,10 @@ def test_lineage_takes_a_release_a_run_and_a_model_too_and_says_what_ids_look_li
     for identifier in (found["run"], found["model"], "local 1", "1"):
         assert found["run"] in served("lineage", identifier).out
     assert "ENV.RELEASE.INSTANCE.ULID" in served("lineage", "nothing", code=2).err
-    assert "no release 9" in served(
-        "lineage", "local.9.b0000000.01M83C26YT782RM5TQHE3V8FF2.0", code=2
-    ).err
+    assert (
+        "no release 9"
+        in served("lineage", "local.9.b0000000.01M83C26YT782RM5TQHE3V8FF2.0", code=2).err
+    )
 
 
 def test_a_request_on_standard_input_is_answered(served: Project) -> None:
@@ -84,7 +85,9 @@ def test_a_parameter_reruns_only_its_step_and_plan_says_what_changed(project: Pr
     plan = project("plan")
     line = next(line for line in plan.out.splitlines() if "model()" in line)
     assert "param model.intercept True → False" in line
-    assert all("keep" in row for row in plan.out.splitlines() if "train()" in row or "holdout()" in row)
+    assert all(
+        "keep" in row for row in plan.out.splitlines() if "train()" in row or "holdout()" in row
+    )
     ran = project("train")
     assert steps_that_ran(ran.err) == {"model"}
     assert "it ran because: param model.intercept True → False" in project("explain", "model").out
@@ -96,8 +99,11 @@ def test_a_new_file_is_named_with_its_rows_and_only_it_is_read(project: Project)
     (project.folder / "houses-2.csv").write_text(houses_csv(50, seed=2))
     plan = project("plan").out
     assert "data houses: +50 rows in 1 new file" in plan
-    before = {path: path.stat().st_mtime_ns for path in (project.folder / ".treadle").rglob("*")
-              if "objects" in path.parts and path.is_file()}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in (project.folder / ".treadle").rglob("*")
+        if "objects" in path.parts and path.is_file()
+    }
     ran = project("train")
     assert "reading houses-2.csv" in ran.err
     assert "reading houses.csv" not in ran.err or "(1 of" in ran.err
@@ -160,8 +166,17 @@ def test_a_file_a_glob_and_a_data_set_are_scored_with_lineage_in_the_parquet(
         assert done["rows"] == rows
         table = pq.read_table(project.folder / out)
         assert table.num_rows == rows
-        assert {"prediction", "prediction_id", "treadle_release", "treadle_model", "treadle_run",
-                "treadle_snapshot", "treadle_scored_at", "area", "price"} <= set(table.column_names)
+        assert {
+            "prediction",
+            "prediction_id",
+            "treadle_release",
+            "treadle_model",
+            "treadle_run",
+            "treadle_snapshot",
+            "treadle_scored_at",
+            "area",
+            "price",
+        } <= set(table.column_names)
         first = table["prediction_id"][0].as_py()
         assert first == done["first_id"]
         shown = project("lineage", first).out
@@ -215,8 +230,14 @@ def test_rollback_holds_the_release_until_a_person_names_it(project: Project) ->
     # The one that was champion then scores the past.
     done = project("score", "houses.csv", "then.parquet", "--as-of", between, "--json").json
     assert done["release"] == 2
-    assert project("score", "houses.csv", "one.parquet", "--release", "1", "--json").json["release"] == 1
-    assert "no release 77" in project("score", "houses.csv", "x.parquet", "--release", "77", code=2).err
+    assert (
+        project("score", "houses.csv", "one.parquet", "--release", "1", "--json").json["release"]
+        == 1
+    )
+    assert (
+        "no release 77"
+        in project("score", "houses.csv", "x.parquet", "--release", "77", code=2).err
+    )
 
 
 def test_the_ledgers_entries_are_chained(project: Project) -> None:
@@ -235,7 +256,10 @@ def test_what_gc_leaves_serves_rolls_back_and_reruns(project: Project) -> None:
     project.edit("pipeline.py", PARAMETER)
     project("up")
     for number in range(2):
-        project.edit("houses.csv", ("area,rooms,year,price\n", f"area,rooms,year,price\n{50 + number},2,2015,161.0\n"))
+        project.edit(
+            "houses.csv",
+            ("area,rooms,year,price\n", f"area,rooms,year,price\n{50 + number},2,2015,161.0\n"),
+        )
         project("train")
     told = project("gc", "--dry-run", "--keep", "1", "--json").json
     done = project("gc", "--keep", "1", "--json").json
@@ -271,6 +295,7 @@ def test_down_stops_the_service_and_up_starts_it_again(project: Project) -> None
     assert len(project("logs", "-n", "1").out.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_service_that_was_killed_comes_back_by_itself(project: Project) -> None:
     project("up")
     state = json.loads(next((project.folder / ".treadle").rglob("supervisor.json")).read_text())
@@ -278,8 +303,10 @@ def test_a_service_that_was_killed_comes_back_by_itself(project: Project) -> Non
     os.kill(worker, signal.SIGKILL)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if project("predict", "houses.csv", "-n", "1", code=None).code == 0 \
-                and project.status()["healthy"]:
+        if (
+            project("predict", "houses.csv", "-n", "1", code=None).code == 0
+            and project.status()["healthy"]
+        ):
             break
         time.sleep(0.5)
     assert project.status()["healthy"] is True

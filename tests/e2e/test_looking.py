@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tests.cli.test_group import HEAVY, modules_after
 from tests.e2e.conftest import Project
+from tests.support.projects import treadle
 
 
 @pytest.mark.parametrize("command", ["plan", "status", "up"])
@@ -15,6 +18,8 @@ def test_an_unchanged_project_imports_nothing_heavy(served: Project, command: st
 def test_an_unchanged_plan_has_nothing_to_do(served: Project) -> None:
     assert "nothing to do" in served("plan").out
     served("plan", "--exit-code", code=0)
+    served("plan", "--set", "model.intercept=false", "--exit-code", code=10)
+    served("plan", "--set", "model.intercept=false", code=0)
     assert served("plan", "--json").json["changes"] is False
 
 
@@ -67,8 +72,12 @@ def test_status_says_that_nothing_turns_the_loop(served: Project) -> None:
 
 
 def test_config_show_says_where_each_value_is_from(served: Project) -> None:
-    settings = {s["key"]: s for s in served("config", "show", "--origin", "--json").json["settings"]}
-    label = next(s for key, s in settings.items() if key.endswith("model.label") or key == "model.label")
+    settings = {
+        s["key"]: s for s in served("config", "show", "--origin", "--json").json["settings"]
+    }
+    label = next(
+        s for key, s in settings.items() if key.endswith("model.label") or key == "model.label"
+    )
     assert label["where"].startswith("treadle.yaml:4")
     cooldown = next((s for key, s in settings.items() if "window" in key), None)
     assert cooldown is not None
@@ -92,9 +101,14 @@ def test_colour_comes_only_to_a_terminal_that_wants_it(served: Project) -> None:
 
     def on_a_terminal(environ: dict[str, str]) -> str:
         main, side = pty.openpty()
-        done = subprocess.Popen([sys.executable, "-m", "treadle", "explain", "nothing"],
-                                cwd=served.folder, stdin=subprocess.DEVNULL, stdout=side,
-                                stderr=side, env={**os.environ, "TERM": "xterm"} | environ)
+        done = subprocess.Popen(
+            [sys.executable, "-m", "treadle", "explain", "nothing"],
+            cwd=served.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=side,
+            stderr=side,
+            env={**os.environ, "TERM": "xterm"} | environ,
+        )
         os.close(side)
         text = b""
         while True:
@@ -112,3 +126,35 @@ def test_colour_comes_only_to_a_terminal_that_wants_it(served: Project) -> None:
     os.environ.pop("NO_COLOR", None)
     assert "\x1b[" in on_a_terminal({})
     assert "\x1b[" not in on_a_terminal({"NO_COLOR": "1"})
+
+
+def test_a_subfolder_belongs_to_its_project(served: Project) -> None:
+    below = served.folder / "notebooks"
+    below.mkdir(exist_ok=True)
+    assert treadle(below, "status", "--json").json["champion"] == 1
+    assert treadle(below, "predict", "../houses.csv", "-n", "1").code == 0
+    wrong = treadle(below, "explain", "nothing-like-it")
+    assert wrong.code == 2
+    assert "functions: " in wrong.err
+    assert not (below / ".treadle").exists()
+
+
+def test_what_a_step_prints_does_not_mix_with_the_result(project: Project) -> None:
+    project.edit(
+        "pipeline.py",
+        ("    return LinearRegression", "    print('hello')\n    return LinearRegression"),
+    )
+    ran = project("train", "--json")
+    assert ran.json["runs"][0]["verdict"]["outcome"] == "pass"
+    assert "hello" in ran.err
+
+
+def test_the_state_may_be_elsewhere(project: Project, tmp_path: Path) -> None:
+    elsewhere = {"TREADLE_STATE": str(tmp_path / "state")}
+    (project.folder / ".treadle").rename(tmp_path / "state")
+    assert project("status", "--json", env=elsewhere).json["champion"] == 1
+    assert project("status", "--json").json["champion"] is None
+    assert project("up", "--existing", code=4).out == ""
+    actions = project("plan", "--json", env=elsewhere).json["plan"]["actions"]
+    assert {a["action"] for a in actions if a["phase"] != "deploy"} == {"keep"}
+    assert not (project.folder / ".treadle").exists()

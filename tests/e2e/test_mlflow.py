@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import pytest
-
 from tests.e2e.conftest import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -78,8 +77,11 @@ def test_a_turn_succeeds_while_mlflow_is_away_and_tells_it_later(fresh) -> None:
     from mlflow import MlflowClient
 
     project = fresh()
-    away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-            "MLFLOW_EXPERIMENT_NAME": "elsewhere"}
+    away = {
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_EXPERIMENT_NAME": "elsewhere",
+    }
     project("up", recorder=True, env=away)
     assert project.status()["healthy"] is True
     deadline = time.monotonic() + 240

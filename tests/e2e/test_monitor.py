@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.conftest import Project
+
 from treadle.base import clock
 
 SPEC = """\
@@ -24,7 +24,7 @@ monitor: {window: 1d}
 retrain: {when: [drift], new_rows: 50, cooldown: 0s}
 """
 
-PIPELINE = '''\
+PIPELINE = """\
 import pandas as pd
 from sklearn.linear_model import LinearRegression
 
@@ -36,13 +36,18 @@ def holdout(sales: pd.DataFrame) -> pd.DataFrame:
 
 def model(train: pd.DataFrame) -> LinearRegression:
     return LinearRegression().fit(train[["area", "rooms"]], train["price"])
-'''
+"""
 
 BEGIN = datetime.datetime(2024, 3, 1, tzinfo=datetime.UTC)
 
 
 def sales_csv(
-    first: datetime.datetime, rows: int, *, seed: int, slope: float = 2.5, priced: bool = True,
+    first: datetime.datetime,
+    rows: int,
+    *,
+    seed: int,
+    slope: float = 2.5,
+    priced: bool = True,
     hours: float = 0.2,
 ) -> str:
     """A sale each so many hours from `first` on; without prices it is a request."""
@@ -63,7 +68,9 @@ class Replayed(Project):
     clock: Path
 
     def __call__(self, *arguments: str, **options):
-        return super().__call__(*arguments, env={"TREADLE_CLOCK": str(self.clock)} | options.pop("env", {}), **options)
+        return super().__call__(
+            *arguments, env={"TREADLE_CLOCK": str(self.clock)} | options.pop("env", {}), **options
+        )
 
     def at(self, days: float) -> None:
         clock.set_replay(self.clock, BEGIN + datetime.timedelta(days=days))
@@ -114,8 +121,9 @@ def test_traffic_becomes_a_window_and_truth_by_key_and_by_id_its_quality(sales) 
     assert decision["evidence"]["new_labelled_rows"] == 0
     # Half of the truth by key, some by prediction id.
     answers = sales_csv(today, 60, seed=2).splitlines()
-    (project.folder / "by-key.csv").write_text("\n".join(
-        [line.split(",")[0] + "," + line.split(",")[4] for line in answers[:41]]) + "\n")
+    (project.folder / "by-key.csv").write_text(
+        "\n".join([line.split(",")[0] + "," + line.split(",")[4] for line in answers[:41]]) + "\n"
+    )
     assert "40 rows, joined by id" in project("truth", "by-key.csv").out
     assert "taken in before" in project("truth", "by-key.csv").out
     shown = project("monitor", "--json").json
@@ -129,11 +137,14 @@ def test_traffic_becomes_a_window_and_truth_by_key_and_by_id_its_quality(sales) 
     assert set(lineage["facts"]["inputs"]) == {"area", "rooms"}
     # The truth of another day by the prediction ids of its answers.
     project.at(1.3)
-    (project.folder / "more.csv").write_text(sales_csv(today + datetime.timedelta(days=1), 30, seed=3, priced=False))
+    (project.folder / "more.csv").write_text(
+        sales_csv(today + datetime.timedelta(days=1), 30, seed=3, priced=False)
+    )
     more = project("predict", "more.csv", "--json").json["ids"]
     truths = [line.split(",")[4] for line in sales_csv(today, 30, seed=3).splitlines()[1:]]
     (project.folder / "by-id.csv").write_text(
-        "prediction_id,price\n" + "".join(f"{i},{t}\n" for i, t in zip(more, truths, strict=True)))
+        "prediction_id,price\n" + "".join(f"{i},{t}\n" for i, t in zip(more, truths, strict=True))
+    )
     assert "joined by prediction_id" in project("truth", "by-id.csv").out
     project.at(2.5)
     shown = project("monitor", "--json").json
@@ -176,7 +187,8 @@ def test_decay_on_the_truth_is_an_alarm_and_a_reason(sales) -> None:
     project = sales(
         SPEC.replace("model:", '  truths: {files: "truth/*.csv", key: [id]}\nmodel:')
         .replace("window: 1d", "window: 1d, truth: {data: truths, matures: 0s}")
-        .replace("[drift]", "[decay]").replace("blocks: 1d", "blocks: 1h")
+        .replace("[drift]", "[decay]")
+        .replace("blocks: 1d", "blocks: 1h")
     )
     (project.folder / "truth").mkdir()
     for day in range(6):
@@ -187,12 +199,16 @@ def test_decay_on_the_truth_is_an_alarm_and_a_reason(sales) -> None:
         project("predict", name)
         lines = sales_csv(today, 60, seed=20 + day, slope=3.5).splitlines()
         (project.folder / "truth" / f"{day}.csv").write_text(
-            "\n".join(line.split(",")[0] + "," + line.split(",")[4] for line in lines) + "\n")
+            "\n".join(line.split(",")[0] + "," + line.split(",")[4] for line in lines) + "\n"
+        )
     project.at(8)
     (project.folder / "sales-2.csv").write_text(sales_csv(BEGIN, 30, seed=5, slope=3.5))
     shown = project("monitor", "--json").json
     alarms = [f for f in shown["new_findings"] if f["alarm"]]
-    assert any(f["kind"] == "decay" for f in alarms), (shown["new_findings"], [(w["realised"], w["coverage"], w["rows"]) for w in shown["windows"]])
+    assert any(f["kind"] == "decay" for f in alarms), (
+        shown["new_findings"],
+        [(w["realised"], w["coverage"], w["rows"]) for w in shown["windows"]],
+    )
     assert shown["answer"] == "yes"
     assert "at release it was" in shown["words"]
     assert "alarms:" in project("monitor").out

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.conftest import Project
 from tests.support.projects import houses_csv
 
@@ -24,16 +23,21 @@ class Watcher:
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("TREADLE_", "MLFLOW_"))}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "treadle", "up", "--watch", "--every", "200ms", *arguments],
-            cwd=project.folder, env=environ | {"TREADLE_RECORDER": "off"}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=project.folder,
+            env=environ | {"TREADLE_RECORDER": "off"},
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
         self.lines: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line.rstrip())
+        with self.process.stderr:
+            for line in self.process.stderr:
+                self.lines.append(line.rstrip())
 
     @property
     def text(self) -> str:
@@ -50,7 +54,9 @@ class Watcher:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(30)
+        code = self.process.wait(30)
+        self.reader.join(10)
+        return code
 
 
 @pytest.fixture
@@ -138,8 +144,11 @@ def test_a_second_turn_waits_or_exits_naming_the_process(project: Project) -> No
     slow = "    import time; open('begun', 'w').close(); time.sleep(4)\n    return LinearRegression"
     project.edit("pipeline.py", ("    return LinearRegression", slow))
     first = subprocess.Popen(
-        [sys.executable, "-m", "treadle", "train"], cwd=project.folder, stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, env={**os.environ, "TREADLE_RECORDER": "off"},
+        [sys.executable, "-m", "treadle", "train"],
+        cwd=project.folder,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "TREADLE_RECORDER": "off"},
     )
     deadline = time.monotonic() + 60
     while not (project.folder / "begun").exists() and time.monotonic() < deadline:
@@ -159,8 +168,14 @@ def test_eight_first_turns_at_once_make_one_release(fresh) -> None:
     project = fresh()
     environ = {**os.environ, "TREADLE_RECORDER": "off"}
     running = [
-        subprocess.Popen([sys.executable, "-m", "treadle", "up"], cwd=project.folder, env=environ,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-m", "treadle", "up"],
+            cwd=project.folder,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(8)
     ]
     for one in running:

