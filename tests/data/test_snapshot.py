@@ -14,7 +14,7 @@ from treadle.base.errors import DataRefused, StateError
 from treadle.base.spec import DataSection
 from treadle.clients.memory import MemoryObjects
 from treadle.data import snapshot as module
-from treadle.data.snapshot import by_digest, latest, stored
+from treadle.data.stored import by_digest, latest, stored
 
 CSV = DataSection(files="data/*.csv")
 

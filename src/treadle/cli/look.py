@@ -106,13 +106,13 @@ def ledger(
     console: Console,
 ) -> int:
     """Every decision, newest first: what, by which rule, on which evidence, by whom."""
-    from treadle.loop import trace
+    from treadle.loop import ledger as ledgers
 
     project = open_project(create=False, report=console.report)
     name = project.spec.place(project.environment(environment))
-    until = trace.end_of(moment) if moment is not None else None
-    entries = trace.ledger(project, name, until=until, limit=limit)
-    champion = trace.champion_as_of(project, name, until) if until else None
+    until = ledgers.end_of(moment) if moment is not None else None
+    entries = ledgers.ledger(project, name, until=until, limit=limit)
+    champion = ledgers.champion_as_of(project, name, until) if until else None
 
     def render() -> str:
         lines = []

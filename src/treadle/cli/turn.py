@@ -9,12 +9,12 @@ import click
 
 from treadle.base.digest import short
 from treadle.cli.output import Console, common, table
-from treadle.loop.chain import walk
 from treadle.loop.project import open_project
+from treadle.loop.walk import walk
 
 if TYPE_CHECKING:
     from treadle.base.records import Plan, Verdict
-    from treadle.loop.turn import TurnResult
+    from treadle.loop.outcome import TurnResult
 
 ENVIRONMENT = click.option(
     "--env", "environment", metavar="NAME", help="An entry of deploy:; the first is the default."

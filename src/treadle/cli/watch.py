@@ -25,7 +25,7 @@ from treadle.loop.project import open_project
 def monitor(*, environment: str | None, limit: int, console: Console) -> int:
     """Make windows of the traffic so far, look for drift and decay, say whether a retraining is
     due; every answer, a no too, goes to the ledger."""
-    from treadle.loop.watch import monitor as look
+    from treadle.loop.monitor import monitor as look
 
     project = open_project(create=False, write=True, report=console.report)
     found = look(project, project.environment(environment), limit=limit)
@@ -71,7 +71,7 @@ def monitor(*, environment: str | None, limit: int, console: Console) -> int:
 def truth(*, file: Path, environment: str | None, console: Console) -> int:
     """Hand in what became known later: FILE (Parquet, CSV, JSON lines) with the label and the key
     or prediction_id of each row."""
-    from treadle.loop.watch import hand_in_truth
+    from treadle.loop.truth import hand_in_truth
 
     project = open_project(create=False, write=True, report=console.report)
     done = hand_in_truth(project, project.environment(environment), file)

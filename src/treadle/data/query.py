@@ -33,7 +33,7 @@ from treadle.clients.database import connect
 from treadle.clients.journal import Changes, Journal
 from treadle.clients.objects import Objects
 from treadle.data.inspect import arrow_logical
-from treadle.data.snapshot import record
+from treadle.data.stored import record
 from treadle.data.types import refuse_text
 
 PART_ROWS = 250_000

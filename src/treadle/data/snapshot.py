@@ -21,13 +21,14 @@ from treadle.base.digest import digest as digest_of
 from treadle.base.digest import digest_file
 from treadle.base.errors import DataRefused, StateError
 from treadle.base.log import Report
-from treadle.base.plain import from_plain, to_plain
+from treadle.base.plain import to_plain
 from treadle.base.quick import dataclass
 from treadle.base.records import Column, Part, Snapshot, Violation
 from treadle.base.spec import DataSection
 from treadle.clients.journal import Changes, Journal
 from treadle.clients.objects import Objects
 from treadle.data.source import listing
+from treadle.data.stored import columns, latest, record, stored
 
 _TICK_NS = 20_000_000  # kernels stamp files with the time of their last tick, up to 10 ms old
 _COARSE_NS = 2_000_000_000  # FAT keeps even seconds; some network file systems whole ones
@@ -67,50 +68,6 @@ class _Known:
             self.ctime_ns,
             self.racy,
         ]
-
-
-def latest(name: str, journal: Journal) -> Snapshot | None:
-    """The last snapshot of the data set `name`, if there was one."""
-    return stored(journal.get("snapshot", name))
-
-
-def by_digest(digest: str, journal: Journal) -> Snapshot | None:
-    """The snapshot with that digest, if it was ever taken."""
-    return stored(journal.get("snapshot_by", digest))
-
-
-def stored(data: Any) -> Snapshot | None:
-    """A Snapshot from its plain value; built by hand, for a thousand parts in a millisecond."""
-    if data is None:
-        return None
-    return Snapshot(
-        dataset=data["dataset"],
-        kind=data["kind"],
-        parts=tuple(
-            Part(
-                part["path"],
-                part["content"],
-                part["size_bytes"],
-                part["rows"],
-                None if part.get("columns") is None else _columns(part["columns"]),
-            )
-            for part in data["parts"]
-        ),
-        columns=_columns(data["columns"]),
-        key=tuple(data["key"]),
-        event_time=data["event_time"],
-    )
-
-
-def _columns(data: list[Any]) -> tuple[Column, ...]:
-    return tuple(from_plain(Column, column) for column in data)
-
-
-def record(snapshot: Snapshot, changes: Changes) -> None:
-    """Put a snapshot into `changes` as the data set's latest."""
-    value = to_plain(snapshot)
-    changes.put("snapshot", snapshot.dataset, value)
-    changes.put("snapshot_by", snapshot.digest, value)
 
 
 def take(
@@ -177,7 +134,7 @@ def _files(
         if len(value) == 8
     }
     known_columns: dict[str, tuple[Column, ...]] = {
-        key: _columns(value) for key, value in (journal.list("memo_columns") if tables else ())
+        key: columns(value) for key, value in (journal.list("memo_columns") if tables else ())
     }
     places = listing(section, folder)
     base = os.fspath(folder)

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from treadle.base.errors import UsageError
 from treadle.base.log import Report, silent
 from treadle.base.quick import dataclass
 
 if TYPE_CHECKING:
     from treadle.base.records import Rollout
-    from treadle.base.spec import Capture, DeployTarget
+    from treadle.base.spec import Capture
 
 Status = Literal["absent", "starting", "serving", "unhealthy", "restarting", "down", "failed"]
 """absent: nothing was deployed, or it was stopped on purpose; down: it should run and does not."""
@@ -71,15 +70,3 @@ class Target(Protocol):
 
     def log_files(self, env_folder: Path) -> list[Path]:
         """Logs, oldest first."""
-
-
-def of(target: DeployTarget) -> Target:
-    """What rolls out to an entry of `deploy:`. UsageError for one that serves nothing."""
-    if target.target == "process":
-        from treadle.deploy import process
-
-        return process
-    raise UsageError(
-        f"the target {target.target} serves nothing: it scores files",
-        hint=f"ask about the environment {target.of}, whose champion it uses",
-    )

@@ -1,11 +1,19 @@
 """The loop: the only place where phases meet. Each file is one journey through them.
 
 project     a folder with a treadle.yaml, its spec and its state, opened once a command
-chain       data digest → step digest → model → verdict → release → observed: what would run
-turn        one turn: walks that chain and does the difference
-watch       the return half: traffic → windows → findings → retrain or not
-decide      a person's moves: approve, rollback
-service     the running service: status, predict, score, logs, down
-trace       explain, lineage, ledger
+chain       what is known about the next turn, and the keys of its links
+walk        fills the chain in: what would run, and why
+datasets    snapshots and checks; checker runs them in a process of its own
+learn       data to verdict: a run and its records
+baseline    what a release is later compared with
+decide      promotion, a person's approval, rollback
+service     the running service: roll out, status, predict, score, logs, down
+batch       environments that score with another's champion
+turn        one turn: walks the chain and does the difference; outcome, recovery
+truth       what became known later
+monitor     one look at the traffic: windows, findings, retrain or not
+watch       looks again and again, and turns
+trace       lineage and explain; ledger
 collect     which blobs nothing needs any more
+adopt, doctor, unit, demo    init, the machine, the service file, the year
 """

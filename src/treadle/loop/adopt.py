@@ -7,7 +7,7 @@ from pathlib import Path
 
 from treadle.base.errors import TreadleError, UsageError
 from treadle.plan import adopt
-from treadle.plan.adopt import Guess
+from treadle.plan.template import Guess
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from treadle.base.clock import duration_s
 from treadle.base.records import Model
 from treadle.base.spec import Spec, Task
 from treadle.clients.journal import Changes
-from treadle.loop.chain import Chain, training_section
+from treadle.loop.chain import Chain
 from treadle.loop.project import Project
 
 ROWS = 100_000
@@ -71,7 +71,7 @@ def remember(chain: Chain, model: Model) -> None:
 
 
 def _event_time(chain: Chain) -> str | None:
-    section = training_section(chain)
+    section = chain.project.training_section()
     return section.event_time if section is not None else None
 
 

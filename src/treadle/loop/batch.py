@@ -16,7 +16,7 @@ from treadle.loop.chain import Chain
 from treadle.loop.project import Project
 
 if TYPE_CHECKING:
-    from treadle.loop.turn import TurnResult
+    from treadle.loop.outcome import TurnResult
 
 
 def plan_batch(chain: Chain) -> None:
@@ -49,8 +49,8 @@ def plan_batch(chain: Chain) -> None:
 
 def turn_batch(chain: Chain, by: str) -> TurnResult:
     """Score what changed since the last time; its own decision stands in the shared ledger."""
+    from treadle.loop.outcome import TurnResult
     from treadle.loop.service import score
-    from treadle.loop.turn import TurnResult
 
     project, target = chain.project, _target(chain)
     result = TurnResult(chain.environment, turned=chain.plan().changes)

@@ -1,8 +1,7 @@
-"""The chain that a turn walks: data → steps → model → verdict → release → observed service.
+"""What is known about the next turn of one environment, link by link, and the keys of its links.
 
-`walk` reads the records and fingerprints and says for each link whether its digest is known; the
-first unknown one makes all that depend on it unknown too. It writes nothing and imports neither
-the user's code nor a table engine while nothing changed: that is what makes an unchanged turn quick.
+data digest → step digests → model → verdict → release → observed service: `walk` fills it in, a
+turn does what is missing.
 """
 
 from __future__ import annotations
@@ -11,16 +10,11 @@ from collections.abc import Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
-from treadle.base.digest import digest, short
-from treadle.base.errors import StateCorrupt, UsageError
-from treadle.base.plain import from_plain, to_plain
+from treadle.base.digest import digest
+from treadle.base.errors import StateCorrupt
+from treadle.base.plain import to_plain
 from treadle.base.quick import dataclass
 from treadle.base.records import Model, Plan, PlannedAction, Release, Result, Snapshot, Verdict
-from treadle.code import cache, fingerprint, pipeline
-from treadle.data import snapshot as snapshots
-from treadle.deploy import process
-from treadle.loop import datasets
-from treadle.plan import stale
 from treadle.release import release as releases
 
 if TYPE_CHECKING:
@@ -88,27 +82,7 @@ class Chain:
         self.actions.append(PlannedAction(phase, subject, action, reason, tuple(changed)))
 
 
-
-
-
-
-# ---- data ----------------------------------------------------------------------------------------
-
-
-
-
-# ---- code ----------------------------------------------------------------------------------------
-
-
-
-
-
-
-
-
 # ---- build, test ---------------------------------------------------------------------------------
-
-
 
 
 def damaged_blobs(content: str, objects: Objects) -> list[str]:
@@ -143,7 +117,7 @@ def model_key(chain: Chain, result: Result) -> str:
             "model": to_plain(spec.model),
             "trust": spec.trust,
             "train": [r.content for r in model_inputs(chain)],
-            "data": to_plain(training_section(chain)),
+            "data": to_plain(chain.project.training_section()),
         }
     )
 
@@ -158,17 +132,11 @@ def verdict_key(chain: Chain, model: Model, holdout: Result) -> str:
             "holdout": holdout.content,
             "test": to_plain(spec.test),
             "task": to_plain(spec.model),
-            "data": to_plain(training_section(chain)),
+            "data": to_plain(chain.project.training_section()),
             "train": [r.content for r in model_inputs(chain)],
             "champion": chain.champion.model if chain.champion else None,
         }
     )
-
-
-def training_section(chain: Chain) -> Any:
-    """The `data:` entry that the model learns from, if there is exactly one."""
-    name = chain.project.spec.training_data()
-    return chain.project.spec.data[name] if name else None
 
 
 def model_inputs(chain: Chain) -> list[Result]:
@@ -180,8 +148,6 @@ def model_inputs(chain: Chain) -> list[Result]:
 
 
 # ---- release, deploy -----------------------------------------------------------------------------
-
-
 
 
 def approved(chain: Chain) -> bool:
@@ -200,8 +166,6 @@ def held_release(chain: Chain) -> int | None:
         return None
     found = releases.held_release(held, chain.project.releases(chain.place), chain.model.content)
     return found[0] if found else None
-
-
 
 
 def service_wanted(chain: Chain) -> bool:

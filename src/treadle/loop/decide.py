@@ -287,7 +287,7 @@ def rollback(project: Project, environment: str, number: int | None, reason: str
         )
         chain.model = from_plain(Model, project.journal.get("model", wanted.model))
         observed = roll_out(chain, by=by)
-    from treadle.loop.turn import tell
+    from treadle.loop.recovery import tell
 
     tell(project)
     return RolledBack(

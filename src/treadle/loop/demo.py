@@ -259,7 +259,7 @@ class Year:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        from treadle.loop.watch import add_truth
+        from treadle.loop.truth import add_truth
 
         assert self.project is not None
         since = day - datetime.timedelta(days=1)
@@ -282,7 +282,7 @@ class Year:
 
     def _look(self) -> None:
         """What `treadle monitor` does; a yes starts a turn beside the traffic."""
-        from treadle.loop.watch import monitor
+        from treadle.loop.monitor import monitor
 
         assert self.project is not None
         found = monitor(self.project, ENVIRONMENT)
@@ -349,7 +349,8 @@ class Year:
 
     def tell_the_end(self, report: Report) -> None:
         """The year's ledger and one prediction traced to its data."""
-        from treadle.loop.trace import ledger, lineage
+        from treadle.loop.ledger import ledger
+        from treadle.loop.trace import lineage
 
         assert self.project is not None
         story = self.story

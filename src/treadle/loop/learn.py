@@ -17,6 +17,7 @@ from treadle.base.records import Model, Run, Verdict
 from treadle.clients import tracking
 from treadle.clients.journal import Changes
 from treadle.loop import chain as links
+from treadle.loop import walk
 from treadle.loop.chain import Chain
 
 EXAMPLE_ROWS = 5
@@ -35,7 +36,7 @@ def all_parameters(chain: Chain) -> dict[str, Any]:
 
 def begin_run(chain: Chain, *, by: str, reason: str) -> Run:
     """Record that a run has begun, before anything of the user's runs."""
-    from treadle.loop.turn import process_name
+    from treadle.loop.recovery import process_name
 
     project = chain.project
     run = Run(
@@ -191,7 +192,7 @@ def build(chain: Chain) -> Model:
     assert result is not None
     value = store.load(result, project.objects, trust_pickle=spec.trust == "pickle")
     train = training_frame(chain)
-    section = links.training_section(chain)
+    section = chain.project.training_section()
     excluded: tuple[str, ...] = ()
     if section is not None:
         excluded = (*section.key, *section.known_later)
@@ -251,7 +252,7 @@ def discard_damaged(chain: Chain) -> bool:
                 for content in {*damaged, result.content}:
                     project.objects.delete(content)
     if found:
-        links.look_at_steps(chain)
+        walk.look_at_steps(chain)
     return found
 
 
@@ -349,7 +350,7 @@ def verdict_on(chain: Chain, model: Model) -> Verdict:
     champion_model = None
     if champion is not None and champion.model != model.digest:
         champion_model = from_plain(Model, project.journal.get("model", champion.model))
-    section = links.training_section(chain)
+    section = chain.project.training_section()
     attempted = set(project.journal.get("attempts", holdout.content) or [])
     return judge_model(
         JudgeInput(

@@ -15,7 +15,7 @@ from treadle.base.log import Report, silent
 from treadle.base.plain import from_plain
 from treadle.base.quick import dataclass
 from treadle.base.records import Decision, DecisionKind, Release
-from treadle.base.spec import BatchTarget, DeployTarget, ProcessTarget, Spec
+from treadle.base.spec import BatchTarget, DataSection, DeployTarget, ProcessTarget, Spec
 from treadle.clients.journal import Changes, Journal
 from treadle.clients.memory import MemoryJournal, MemoryObjects
 from treadle.clients.objects import Objects
@@ -106,6 +106,11 @@ class Project:
         """The environment's champion."""
         number = self.release_state(environment)["champion"]
         return None if number is None else self.release(environment, number)
+
+    def training_section(self) -> DataSection | None:
+        """The `data:` entry that the model learns from, if there is exactly one."""
+        name = self.spec.training_data()
+        return self.spec.data[name] if name else None
 
     def last_training(self, place: str) -> dict[str, Any] | None:
         """The newest run of this place that came to an end with a verdict, as plain values."""

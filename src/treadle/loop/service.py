@@ -228,7 +228,7 @@ def _turner(project: Project, place: str) -> str:
 
 
 def _attention(project: Project, place: str, pending: int) -> list[str]:
-    from treadle.loop.turn import dead_run
+    from treadle.loop.recovery import dead_run
 
     found: list[str] = []
     dead = dead_run(project)
@@ -377,7 +377,7 @@ def chosen_release(project: Project, place: str, number: int | None, moment: str
     if number is not None and moment is not None:
         raise UsageError("--release and --as-of exclude each other")
     if moment is not None:
-        from treadle.loop.trace import champion_as_of
+        from treadle.loop.ledger import champion_as_of
 
         number = champion_as_of(project, place, moment)
         if number is None:

@@ -6,64 +6,18 @@ phase is done, so that a turn that dies is taken up where it was.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import field, replace
-from typing import Any
+from dataclasses import replace
 
-from treadle.base import clock
 from treadle.base.digest import short
 from treadle.base.errors import DataRefused, StateCorrupt, TreadleError, UsageError
-from treadle.base.plain import to_plain
-from treadle.base.quick import dataclass
-from treadle.base.records import Model, Release, Run, Verdict
-from treadle.clients import tracking
-from treadle.clients.journal import Changes
+from treadle.base.records import Verdict
 from treadle.loop import chain as links
-from treadle.loop.chain import Chain, walk
+from treadle.loop.chain import Chain
+from treadle.loop.outcome import EXIT, TurnResult
 from treadle.loop.project import Project, person
-
-EXIT = {"pass": 0, "refuse": 3, "undecided": 5}
-
-
-@dataclass
-class TurnResult:
-    """What a turn made."""
-
-    environment: str
-    turned: bool
-    """False when nothing had to be done."""
-    exit_code: int = 0
-    run: str | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
-    model: Model | None = None
-    verdict: Verdict | None = None
-    release: Release | None = None
-    promoted: bool = False
-    address: str | None = None
-    made: dict[str, str] = field(default_factory=dict)
-    """What there is now and where, for people."""
-    notes: list[str] = field(default_factory=list)
-    next: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {
-            "environment": self.environment,
-            "turned": self.turned,
-            "exit_code": self.exit_code,
-            "run": self.run,
-            "parameters": self.parameters,
-            "model": to_plain(self.model),
-            "model_digest": self.model.digest if self.model else None,
-            "verdict": to_plain(self.verdict),
-            "release": to_plain(self.release),
-            "promoted": self.promoted,
-            "address": self.address,
-            "made": self.made,
-            "notes": self.notes,
-            "next": self.next,
-        }
+from treadle.loop.recovery import recover, tell
+from treadle.loop.walk import look_at_model, not_trained, walk
 
 
 def up(
@@ -98,7 +52,7 @@ def up(
 def train(project: Project, environment: str, overrides: Sequence[str] = ()) -> list[TurnResult]:
     """Data to verdict for each combination of `overrides`; releases nothing."""
     if project.batch_target(environment) is not None:
-        raise links.not_trained(project, environment)
+        raise not_trained(project, environment)
     state = project.require_state()
     results = []
     with state.turn_lock(f"treadle train --env {environment}", True, project.report):
@@ -159,10 +113,10 @@ def learn(chain: Chain, result: TurnResult, *, by: str, reason: str) -> None:
         for attempt in range(3):
             try:
                 phases.execute(chain, run, checked=lambda: datasets.end_check(chain, checking))
-                links.look_at_model(chain)
+                look_at_model(chain)
                 model = phases.build(chain)
                 if chain.verdict is None:
-                    links.look_at_model(chain)  # a lost model, made again, may have been judged
+                    look_at_model(chain)  # a lost model, made again, may have been judged
                 verdict = phases.judge(chain, model)
                 break
             except StateCorrupt:
@@ -267,104 +221,13 @@ def _sample_file(chain: Chain) -> str | None:
 # ---- before and after ----------------------------------------------------------------------------
 
 
-def recover(project: Project) -> None:
-    """Clear up after a process that died. For the holder of the turn's lock.
-
-    Its run is marked KILLED, here and (through the outbox) in MLflow; a roll-out that it did not see
-    the end of gets one; its temporary files go.
-    """
-    clear_temporary(project)
-    changes = Changes()
-    dead = dead_run(project)
-    if dead is not None:
-        run, step = dead
-        killed = replace(
-            run,
-            status="KILLED",
-            ended=clock.text(clock.now()),
-            error=f"its process ({run.process}) ended without a word{step}",
-        )
-        changes.put("run", run.id, killed).delete("running", run.id)
-        changes.tell(tracking.run_message(killed, [], None, None))
-        project.report(f"run {run.id} died{step}; what it had finished is kept", warning=True)
-    if project.journal.get("turning", "current"):
-        changes.delete("turning", "current")
-    for place, key in project.journal.list("rolling"):
-        rollout = project.journal.get("rollout", key)
-        if rollout is not None and rollout["status"] == "running":
-            words = "the process that rolled out ended without a word"
-            ended = {"status": "failed", "ended": clock.text(clock.now()), "error": words}
-            changes.put("rollout", key, {**rollout, **ended})
-        changes.delete("rolling", place)
-    project.commit(changes)
-
-
-def dead_run(project: Project) -> tuple[Run, str] | None:
-    """A run whose process died, and ` in STEP()` where it did. Asked while nobody turns."""
-    found = project.journal.get("turning", "current")
-    stored = project.journal.get("run", found["run"]) if found else None
-    if stored is None or stored["status"] != "RUNNING":
-        return None
-    from treadle.base.plain import from_plain
-
-    run = from_plain(Run, stored)
-    running = project.journal.get("running", run.id)
-    return run, f" in {running['step']}()" if running else ""
-
-
-def clear_temporary(project: Project) -> None:
-    """What a dead turn left in `tmp/`: only turns write there, and this one is alone."""
-    folder = project.require_state().folder / "tmp"
-    left = os.listdir(folder) if folder.is_dir() else []
-    if left:
-        import shutil
-
-        for name in left:
-            shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def tell(project: Project) -> None:
-    """Start the recorder where something waits for MLflow; never waits, never fails a turn.
-
-    A champion that a person moved in MLflow's UI (the recorder found it) becomes a ledger entry.
-    """
-    state = project.state
-    for key, conflict in project.journal.list("conflict"):
-        told = project.journal.get("conflict_told", key)
-        if told != conflict["found"]:
-            project.commit(
-                Changes()
-                .put("conflict_told", key, conflict["found"])
-                .decide(
-                    project.decision(
-                        "conflict",
-                        key.partition("/")[0],
-                        key,
-                        "conflict",
-                        "MLflow is a projection",
-                        conflict["words"],
-                        conflict,
-                    )
-                )
-            )
-    if state is not None:
-        tracking.spawn_recorder(state)
-
-
-def process_name() -> str:
-    """Host and pid, for a run's record."""
-    import socket
-
-    return f"{socket.gethostname()} pid {os.getpid()}"
-
-
 def judge_again(project: Project, environment: str, identifier: str | None) -> Verdict:
     """`treadle test`: the gates alone, on the present holdout, against the present champion."""
     from treadle.loop import learn as phases
     from treadle.loop.trace import _named_release, find_model
 
     if project.batch_target(environment) is not None:
-        raise links.not_trained(project, environment)
+        raise not_trained(project, environment)
     chain = walk(project, environment)
     if chain.stale_steps:
         raise UsageError(

@@ -13,10 +13,11 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from treadle.base.errors import SpecError, UsageError
 from treadle.plan import template
+from treadle.plan.template import Guess
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,15 +41,6 @@ _NOT_TRAINED_ON = ("truth", "actual", "outcome", "label", "test", "holdout", "la
 _SAMPLE_ROWS = 10_000
 _WHOLE_BYTES = 500_000_000
 _MAX_FILES = 20_000
-
-
-@dataclass(frozen=True)
-class Guess:
-    """One default and why it was taken."""
-
-    name: str
-    value: Any
-    reason: str
 
 
 @dataclass(frozen=True)

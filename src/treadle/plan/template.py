@@ -8,10 +8,7 @@ import random
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from treadle.plan.adopt import Guess
+from typing import Any
 
 GITIGNORE = ".treadle/\n__pycache__/\n.venv/\n"
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./*-]*")
@@ -21,6 +18,15 @@ _GATES = {
     "multiclass": (("log_loss", "versus: champion, margin: 0.01"),),
     "regression": (("r2", "at_least: 0.0"), ("mae", "versus: champion")),
 }
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One default and why it was taken."""
+
+    name: str
+    value: Any
+    reason: str
 
 
 @dataclass(frozen=True)
