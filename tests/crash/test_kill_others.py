@@ -52,12 +52,7 @@ def copies(tmp_path: Path) -> Iterator[Callable[[Path], World]]:
 
 @pytest.mark.parametrize(
     "place",
-    [
-        "deploy.wanted",
-        "deploy.swapped",
-        "deploy.answered",
-        "journal.commit.after:8",
-    ],
+    ["deploy.swapped", "deploy.answered"],
 )
 def test_a_killed_second_release_is_taken_up_while_the_service_answers(place, world):
     world("up")
@@ -78,13 +73,7 @@ def test_a_killed_second_release_is_taken_up_while_the_service_answers(place, wo
 
 @pytest.mark.parametrize(
     "place",
-    [
-        "journal.commit.before",
-        "journal.commit.after",
-        "deploy.wanted",
-        "deploy.spawned",
-        "deploy.answered",
-    ],
+    ["journal.commit.before", "journal.commit.after", "deploy.spawned"],
 )
 def test_a_killed_rollback_happened_whole_or_not_at_all(place, twice, copies):
     world = copies(twice)
@@ -106,7 +95,7 @@ def test_a_killed_rollback_happened_whole_or_not_at_all(place, twice, copies):
 
 @pytest.mark.parametrize(
     "place",
-    ["gc.delete:1", "gc.delete:2", "gc.delete:4", "journal.commit.before", "journal.commit.after"],
+    ["gc.delete:2", "journal.commit.after"],
 )
 def test_a_killed_cleaning_leaves_nothing_that_is_half_there(place, twice, copies):
     world = copies(twice)
@@ -156,7 +145,7 @@ def test_a_killed_look_at_the_traffic_counts_nothing_twice_and_misses_nothing(wo
         asked += 4
         time.sleep(2.1)
         world("monitor")
-        nothing_lost(before, world.photo())
+        nothing_lost(before, world.photo(), moving=("monitor", "window"))
     time.sleep(2.1)
     world("monitor")
     windows = world.photo().kind("window").values()

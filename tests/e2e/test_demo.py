@@ -15,8 +15,15 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.timeout(1200)
 def test_the_year_turns_from_january_to_december_without_losing_a_request(tmp_path: Path) -> None:
     scratch = tmp_path / "year"
-    done = treadle(ROOT / "examples" / "flights", "demo", "drift", "--json",
-                   "--scratch", str(scratch), timeout=1100)
+    done = treadle(
+        ROOT / "examples" / "flights",
+        "demo",
+        "drift",
+        "--json",
+        "--scratch",
+        str(scratch),
+        timeout=1100,
+    )
     assert done.code == 0, done
     story = done.json
     assert (story["requests"], story["flights"]) == (4656, 227657)
@@ -33,12 +40,21 @@ def test_the_year_turns_from_january_to_december_without_losing_a_request(tmp_pa
     assert ("retrain", "no") in kinds
     outcomes = {outcome for kind, outcome in kinds if kind == "verdict"}
     assert {"pass", "undecided"} <= outcomes
-    assert not any(kind == "data" and outcome == "refuse" for kind, outcome in kinds), \
+    assert not any(kind == "data" and outcome == "refuse" for kind, outcome in kinds), (
         "clean data must never be refused"
+    )
 
     links = treadle(scratch, "lineage", story["last_id"], "--json", env=env).json["links"]
     assert [link["kind"] for link in links] == [
-        "prediction", "instance", "release", "model", "verdict", "run", "code", "parameters", "data"
+        "prediction",
+        "instance",
+        "release",
+        "model",
+        "verdict",
+        "run",
+        "code",
+        "parameters",
+        "data",
     ]
     assert links[0]["facts"]["inputs"]["origin"] in ("EWR", "JFK", "LGA")
     first = treadle(scratch, "ledger", "--as-of", "2013-05-15", "--json", env=env).json

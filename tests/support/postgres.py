@@ -21,7 +21,9 @@ def binaries() -> Path | None:
     """The newest folder with initdb and pg_ctl, or None."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name))
     folders += [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
-    return next((f for f in reversed(folders) if (f / "initdb").exists() and (f / "pg_ctl").exists()), None)
+    return next(
+        (f for f in reversed(folders) if (f / "initdb").exists() and (f / "pg_ctl").exists()), None
+    )
 
 
 def free_port() -> int:
@@ -54,29 +56,68 @@ def server() -> Iterator[str]:
 
     def run(*command: str) -> None:
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=folder, env=environ, timeout=60,
-            check=False, **user,  # type: ignore[call-overload]
+            command,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=environ,
+            timeout=60,
+            check=False,
+            **user,  # type: ignore[call-overload]
         )
         assert done.returncode == 0, done.stdout + done.stderr + log(folder)
 
     try:
-        run(str(found / "initdb"), "-D", str(folder / "data"), "-U", "postgres", "-A", "scram-sha-256",
-            "--pwfile", str(secret), "--no-sync", "-E", "UTF8")
+        run(
+            str(found / "initdb"),
+            "-D",
+            str(folder / "data"),
+            "-U",
+            "postgres",
+            "-A",
+            "scram-sha-256",
+            "--pwfile",
+            str(secret),
+            "--no-sync",
+            "-E",
+            "UTF8",
+        )
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
         # pg_ctl's children keep its pipes open: the log goes to a file, and so does its own output.
         with (folder / "ctl").open("w") as out:
             done = subprocess.run(
-                [str(found / "pg_ctl"), "-D", str(folder / "data"), "-w", "-t", "60", "-l",
-                 str(folder / "log"), "-o", options, "start"],
-                stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=folder, env=environ,
-                timeout=90, check=False, **user,  # type: ignore[call-overload]
+                [
+                    str(found / "pg_ctl"),
+                    "-D",
+                    str(folder / "data"),
+                    "-w",
+                    "-t",
+                    "60",
+                    "-l",
+                    str(folder / "log"),
+                    "-o",
+                    options,
+                    "start",
+                ],
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                cwd=folder,
+                env=environ,
+                timeout=90,
+                check=False,
+                **user,  # type: ignore[call-overload]
             )
         assert done.returncode == 0, (folder / "ctl").read_text() + log(folder)
         yield f"postgresql://postgres:{PASSWORD}@127.0.0.1:{port}/postgres"
     finally:
         subprocess.run(
             [str(found / "pg_ctl"), "-D", str(folder / "data"), "-m", "immediate", "-w", "stop"],
-            capture_output=True, cwd="/", env=environ, timeout=60, check=False,
+            capture_output=True,
+            cwd="/",
+            env=environ,
+            timeout=60,
+            check=False,
             **user,  # type: ignore[call-overload]
         )
         shutil.rmtree(folder, ignore_errors=True)

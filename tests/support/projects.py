@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PIPELINE = '''\
+PIPELINE = """\
 import pandas as pd
 from sklearn.linear_model import LinearRegression
 
@@ -22,7 +22,7 @@ def holdout(houses: pd.DataFrame) -> pd.DataFrame:
 
 def model(train: pd.DataFrame, intercept: bool = True) -> LinearRegression:
     return LinearRegression(fit_intercept=intercept).fit(train[["area", "rooms"]], train["price"])
-'''
+"""
 
 SPEC = """\
 project: houses
@@ -72,15 +72,27 @@ class Ran:
 
 
 def treadle(
-    folder: Path, *arguments: str, env: dict[str, str] | None = None, input: str | None = None,
-    timeout: float = 120, recorder: bool = False,
+    folder: Path,
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    input: str | None = None,
+    timeout: float = 120,
+    recorder: bool = False,
 ) -> Ran:
     """Run the command as a user does: its own process, in the project's folder."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("TREADLE_", "MLFLOW_"))}
     if not recorder:
         environ["TREADLE_RECORDER"] = "off"
     environ |= env or {}
-    return Ran(subprocess.run(
-        [sys.executable, "-m", "treadle", *arguments], cwd=folder, env=environ, text=True,
-        capture_output=True, timeout=timeout, check=False, input=input or "",
-    ))
+    return Ran(
+        subprocess.run(
+            [sys.executable, "-m", "treadle", *arguments],
+            cwd=folder,
+            env=environ,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            input=input or "",
+        )
+    )

@@ -32,7 +32,7 @@ def stored(data: Any) -> Snapshot | None:
                 part["content"],
                 part["size_bytes"],
                 part["rows"],
-                None if part.get("columns") is None else _columns(part["columns"]),
+                None if part.get("columns") is None else columns(part["columns"]),
             )
             for part in data["parts"]
         ),
@@ -43,6 +43,7 @@ def stored(data: Any) -> Snapshot | None:
 
 
 def columns(data: list[Any]) -> tuple[Column, ...]:
+    """Columns from their plain values."""
     return tuple(from_plain(Column, column) for column in data)
 
 
