@@ -35,16 +35,17 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
-                "--port", str(self.port), "--workers", "1",
-                "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db",
-                "--artifacts-destination", str(self.folder / "artifacts"),
-            ],
-            cwd=self.folder, stdin=subprocess.DEVNULL, start_new_session=True,
-            stdout=open(self.folder / "log", "ab"), stderr=subprocess.STDOUT,  # noqa: SIM115
-        )  # fmt: skip
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
+                    "--port", str(self.port), "--workers", "1",
+                    "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db",
+                    "--artifacts-destination", str(self.folder / "artifacts"),
+                ],
+                cwd=self.folder, stdin=subprocess.DEVNULL, start_new_session=True,
+                stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
         until = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError):
