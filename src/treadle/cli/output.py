@@ -167,15 +167,12 @@ def report_error(console: Console, error: BaseException) -> int:
         context = getattr(error, "ctx", None)
         hint = f"see `{context.command_path} --help`" if context else None
         return _print_error(console, type(error).__name__, error.format_message(), hint, 2)
-    trace = _save_trace(error)
     if isinstance(error, TreadleError):
         message = error.message
         user_traceback = getattr(error, "user_traceback", "")
         if user_traceback:
             message = f"{message}\n\n{user_traceback.rstrip()}"
         code = _print_error(console, type(error).__name__, message, error.hint, error.exit_code)
-        if trace and console.verbose:
-            print(f"trace: {trace}", file=sys.stderr)
         return code
     if isinstance(error, PermissionError):
         return _print_error(
@@ -185,6 +182,7 @@ def report_error(console: Console, error: BaseException) -> int:
             "give this user the right, or run where you may write",
             1,
         )
+    trace = _save_trace(error)
     message = f"{type(error).__name__}: {error}"
     hint = "this is a bug in Treadle: please report it"
     if trace:
@@ -216,9 +214,9 @@ def _save_trace(error: BaseException) -> Path | None:
     import time
     import traceback
 
-    folder = Path.cwd() / ".treadle"
+    folder = _state_folder()
     text = "".join(traceback.format_exception(error))
-    for place in (folder / "errors" if folder.is_dir() else None, Path(tempfile.gettempdir())):
+    for place in (folder / "errors" if folder else None, Path(tempfile.gettempdir())):
         if place is None:
             continue
         try:
@@ -229,6 +227,18 @@ def _save_trace(error: BaseException) -> Path | None:
             continue
         return path
     return None
+
+
+def _state_folder() -> Path | None:
+    """The state of the project around the working folder, where there is one."""
+    from treadle.clients.state import State
+    from treadle.loop.project import find_folder
+
+    try:
+        folder = State.folder_of(find_folder())
+    except (TreadleError, OSError):
+        return None
+    return folder if folder.is_dir() else None
 
 
 def _wants_colour(stream: Any) -> bool:

@@ -55,7 +55,10 @@ def monitor(*, environment: str | None, limit: int, console: Console) -> int:
         notices = [f.text for f in found.findings if not f.alarm]
         if alarms:
             text += "\n\nalarms:\n" + "\n".join(f"  - {line}" for line in alarms)
-        if notices and console.verbose:
+        if not console.verbose:
+            last = found.windows[-1].id if found.windows else ""
+            notices = [f.text for f in found.findings if not f.alarm and f.window == last]
+        if notices:
             text += "\n\nseen, no alarm:\n" + "\n".join(f"  - {line}" for line in notices)
         text += f"\n\nretrain: {found.answer}: {found.words}"
         return text + f"\n\nnext: {found.next}"

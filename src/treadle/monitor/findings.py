@@ -188,6 +188,10 @@ def look_at_quality(
     if judged is None or not len(judged):
         return found
     look = qualities.decay(judged, release_quality, measures, decay_alpha(section))
+    if look.reason:
+        found.append(
+            _finding(window, "decay", "evidence", now, 0.0, 0.0, alarm=False, text=look.reason)
+        )
     for name in measures:
         tests = [test for test in look.comparisons if test.metric == name]
         if not tests:
