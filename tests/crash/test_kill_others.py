@@ -145,7 +145,7 @@ def test_a_killed_look_at_the_traffic_counts_nothing_twice_and_misses_nothing(wo
         asked += 4
         time.sleep(2.1)
         world("monitor")
-        nothing_lost(before, world.photo(), moving=("monitor", "window"))
+        nothing_lost(before, world.photo(), moving=("monitor", "window", "retrain"))
     time.sleep(2.1)
     world("monitor")
     windows = world.photo().kind("window").values()
