@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import field, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +178,7 @@ def status(project: Project, environment: str) -> Status:
     turned_by = _turner(project, place)
     lines.append(("turned by", turned_by))
     pending = len(project.journal.pending(1000))
-    lines.append(("MLflow", f"{pending} messages wait" if pending else "up to date"))
+    lines.append(("MLflow", _record_line(project, pending)))
     attention += _attention(project, place, pending)
     next_ = (
         "treadle up"
@@ -212,7 +211,18 @@ def _champion_line(project: Project, champion: Release | None) -> str:
     )
 
 
-WATCHER_LATE = timedelta(minutes=5)
+def _record_line(project: Project, pending: int) -> str:
+    """How MLflow stands, and how to look at it."""
+    if project.state is None:
+        return "nothing recorded yet"
+    from treadle.clients.tracking import tracking_uri
+
+    waits = f"{pending} messages wait" if pending else "up to date"
+    uri = tracking_uri(project.state.folder, project.environ)
+    if uri.startswith("sqlite:"):
+        return f"{waits}; mlflow ui --backend-store-uri {uri}"
+    scheme, _, rest = uri.partition("://")
+    return f"{waits}; {scheme}://{rest.rpartition('@')[2]}"  # never with the password
 
 
 def _turner(project: Project, place: str) -> str:
