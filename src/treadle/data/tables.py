@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import re
 from collections.abc import Sequence
@@ -116,10 +117,11 @@ def _inspect_text(path: Path, form: Format) -> tuple[int, tuple[Column, ...]]:
         raise Unreadable(
             "unreadable", f"two columns are called {doubled[0].removesuffix('_duplicated_0')!r}"
         )
-    try:
-        rows = sample.collect(engine="streaming")
-    except pl.exceptions.ComputeError:
-        rows = pl.DataFrame(schema=schema)
+    texts = [name for name, dtype in schema.items() if dtype == pl.String]
+    rows = pl.DataFrame(schema=dict.fromkeys(texts, pl.String))
+    if texts:
+        with contextlib.suppress(pl.exceptions.ComputeError):
+            rows = sample.select(texts).collect(engine="streaming")
     # What the first rows leave open is read as text and tried as each of these.
     open_: dict[str, list[str]] = {}
     for name, dtype in schema.items():
