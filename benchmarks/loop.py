@@ -565,7 +565,6 @@ print(json.dumps(evaluate(model(pd.read_pickle("train.pkl")), pd.read_pickle("ho
                 [TREADLE, "test"],
                 "treadle",
                 floor=floor,
-                allowed=0.4,
             )
         if "dvc" in self.only:
             assert self.dvc is not None
