@@ -235,6 +235,7 @@ class Failed(Exception):
 def run(command: Sequence[str | Path], folder: Path) -> tuple[Sample, str]:
     """Run one process to its end; its measures and its standard output. Raises Failed."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        os.sync()  # nobody waits for what another left to be written
         began = time.perf_counter()
         process = subprocess.Popen(
             [os.fspath(part) for part in command],
