@@ -29,3 +29,27 @@ assert gc.get_freeze_count() <= frozen
 
 def test_the_thresholds_come_and_go() -> None:
     subprocess.run([sys.executable, "-c", CODE], check=True)
+
+
+def test_a_process_that_ends_quickly_still_writes_what_it_was_told_to(tmp_path) -> None:
+    """An open file of a module, one in a cycle of a module's, an exit handler, a temporary folder."""
+    module = """
+import atexit, tempfile
+log = open("log.txt", "w")
+log.write("written")
+class Holder: pass
+holder = Holder()
+holder.me = holder
+holder.file = open("cycle.txt", "w")
+holder.file.write("written")
+atexit.register(lambda: open("exit.txt", "w").write("written"))
+folder = tempfile.TemporaryDirectory(dir=".")
+open("folder.txt", "w").write(folder.name)
+"""
+    (tmp_path / "mine.py").write_text(module)
+    code = "import mine\nfrom treadle.base import garbage\ngarbage.never_again()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    assert (tmp_path / "log.txt").read_text() == "written"
+    assert (tmp_path / "exit.txt").read_text() == "written"
+    assert (tmp_path / "cycle.txt").read_text() == "written"
+    assert not (tmp_path / (tmp_path / "folder.txt").read_text()).exists()

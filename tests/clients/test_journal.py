@@ -371,7 +371,7 @@ def write_until_killed(folder, *, crash=None, after_s=None, count=1000):
     return process.returncode, [int(line) for line in out.decode().split("\n")[:-1]]
 
 
-def check(folder, acknowledged):
+def check(folder, acknowledged, kills=1):
     """All acknowledged is there, whole; nothing is half there."""
     from treadle.clients.state import State
 
@@ -384,7 +384,8 @@ def check(folder, acknowledged):
             assert state.objects.read(blob) == b"%d" % int(key) * 1000
             model = state.model_folder(tree)
             assert (model / "file").read_text() == str(int(key))
-        assert len(state.journal.pending(10**6)) <= 2
+        # Each kill may fall between a commit and the word that its message was delivered.
+        assert len(state.journal.pending(10**6)) <= kills + 1
         for digest in state.objects.digests():
             state.objects.read(digest)  # every blob with a name is whole
         state.objects.sweep(older_s=0)
@@ -421,10 +422,10 @@ def test_killed_at_a_commit_point_nothing_acknowledged_is_lost(tmp_path, name):
 
 def killed_at_random(tmp_path, times):
     seen = []
-    for _ in range(times):
+    for kills in range(1, times + 1):
         _, acknowledged = write_until_killed(tmp_path, after_s=random.uniform(0.05, 0.6))
         seen += acknowledged
-        check(tmp_path, seen)
+        check(tmp_path, seen, kills)
     assert len(seen) == len(set(seen))
     assert seen
 

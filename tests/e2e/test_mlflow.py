@@ -25,7 +25,7 @@ def test_after_a_turn_mlflow_knows_the_run_the_model_and_the_champion(fresh) -> 
     turn = project("up", "--json", recorder=True).json
     delivered(project)
     assert "up to date" in project("status").out
-    client = MlflowClient(f"sqlite:///{project.folder}/.treadle/mlflow.db")
+    client = MlflowClient(*[f"sqlite:///{project.folder}/.treadle/mlflow.db"] * 2)
     experiment = client.get_experiment_by_name("houses")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
@@ -65,7 +65,7 @@ def test_experiments_are_runs_side_by_side(fresh) -> None:
     project = fresh()
     project("train", "--set", "model.intercept=true,false", recorder=True)
     delivered(project)
-    client = MlflowClient(f"sqlite:///{project.folder}/.treadle/mlflow.db")
+    client = MlflowClient(*[f"sqlite:///{project.folder}/.treadle/mlflow.db"] * 2)
     experiment = client.get_experiment_by_name("houses")
     runs = client.search_runs([experiment.experiment_id])
     assert {run.data.params["model.intercept"] for run in runs} == {"true", "false"}
@@ -95,7 +95,7 @@ def test_a_turn_succeeds_while_mlflow_is_away_and_tells_it_later(fresh) -> None:
     # The variable is gone: the next command delivers.
     assert "nothing to do" in project("up", recorder=True).out
     delivered(project)
-    client = MlflowClient(f"sqlite:///{project.folder}/.treadle/mlflow.db")
+    client = MlflowClient(*[f"sqlite:///{project.folder}/.treadle/mlflow.db"] * 2)
     assert client.get_experiment_by_name("houses") is not None
     assert not [line for line in project.status()["attention"] if "MLflow" in line]
 
@@ -110,7 +110,7 @@ def test_a_run_that_died_is_killed_in_mlflow_too(fresh) -> None:
     project.edit("pipeline.py", (dies, "    return LinearRegression"))
     project("up", recorder=True)
     delivered(project)
-    client = MlflowClient(f"sqlite:///{project.folder}/.treadle/mlflow.db")
+    client = MlflowClient(*[f"sqlite:///{project.folder}/.treadle/mlflow.db"] * 2)
     experiment = client.get_experiment_by_name("houses")
     runs = client.search_runs([experiment.experiment_id])
     assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED"]
@@ -125,7 +125,7 @@ def test_a_champion_moved_in_mlflow_is_a_conflict_with_both_ways_out(fresh) -> N
     project.edit("pipeline.py", ("intercept: bool = True", "intercept: bool = False"))
     project("up", recorder=True)
     delivered(project)
-    client = MlflowClient(f"sqlite:///{project.folder}/.treadle/mlflow.db")
+    client = MlflowClient(*[f"sqlite:///{project.folder}/.treadle/mlflow.db"] * 2)
     (model,) = client.search_registered_models()
     champion = next(name for name in model.aliases if "champion" in name)
     client.set_registered_model_alias(model.name, champion, "1")

@@ -14,9 +14,12 @@ def main() -> None:
     # OpenMP's threads spin while they wait by default. Beside other work (the check of the rows, the
     # server, the recorder) a fit that takes a second then takes minutes; asleep they cost nothing.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from treadle.base.garbage import look_seldom
+    from treadle.base import garbage
 
-    look_seldom()
+    garbage.look_seldom()
     from treadle.cli.group import command_line
 
-    sys.exit(command_line(sys.argv[1:]))
+    try:
+        sys.exit(command_line(sys.argv[1:]))
+    finally:
+        garbage.never_again()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -174,6 +175,14 @@ def report_error(console: Console, error: BaseException) -> int:
             message = f"{message}\n\n{user_traceback.rstrip()}"
         code = _print_error(console, type(error).__name__, message, error.hint, error.exit_code)
         return code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _print_error(
+            console,
+            "DiskFull",
+            f"no space left on the device: {error.filename or error}; what was written is intact",
+            "free some space (`treadle gc` may), then run it again",
+            1,
+        )
     if isinstance(error, PermissionError):
         return _print_error(
             console,

@@ -33,6 +33,7 @@ def main() -> None:
     except Exception:
         return  # who asked looks again itself, and shows the error where it is
     json.dump(answer, sys.stdout)
+    garbage.never_again()  # who asked waits for the end
 
 
 if __name__ == "__main__":

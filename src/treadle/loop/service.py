@@ -14,6 +14,7 @@ from treadle.base.errors import TreadleError, Unreachable, UsageError
 from treadle.base.plain import from_plain
 from treadle.base.quick import dataclass
 from treadle.base.records import Model, Release, Rollout, Snapshot
+from treadle.clients.files import disk_errors
 from treadle.clients.journal import Changes
 from treadle.deploy import process
 from treadle.loop.chain import Chain, service_settings
@@ -43,8 +44,8 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
     project.commit(Changes().put("rollout", key, rollout).put("rolling", place, key))
     crash.point("deploy.begin")
     try:
-        done = replace(
-            process.roll_out(
+        with disk_errors(project.environment_folder(place)):
+            started = process.roll_out(
                 project.environment_folder(place),
                 target,
                 champion.number,
@@ -57,10 +58,8 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
                 capture=project.spec.monitor.capture,
                 trust_pickle=project.spec.trust == "pickle",
                 report=project.report,
-            ),
-            id=rollout.id,
-            started=rollout.started,
-        )
+            )
+        done = replace(started, id=rollout.id, started=rollout.started)
     except TreadleError as error:
         failed = replace(
             rollout, status="failed", error=error.message, ended=clock.text(clock.now())
