@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 
@@ -34,7 +35,7 @@ def test_the_thresholds_come_and_go() -> None:
 def test_a_process_that_ends_quickly_still_writes_what_it_was_told_to(tmp_path) -> None:
     """An open file of a module, one in a cycle of a module's, an exit handler, a temporary folder."""
     module = """
-import atexit, tempfile
+import atexit, gzip, tempfile
 log = open("log.txt", "w")
 log.write("written")
 class Holder: pass
@@ -42,14 +43,28 @@ holder = Holder()
 holder.me = holder
 holder.file = open("cycle.txt", "w")
 holder.file.write("written")
+holder.packed = gzip.open("packed.gz", "wt")
+holder.packed.write("written")
 atexit.register(lambda: open("exit.txt", "w").write("written"))
 folder = tempfile.TemporaryDirectory(dir=".")
 open("folder.txt", "w").write(folder.name)
 """
     (tmp_path / "mine.py").write_text(module)
-    code = "import mine\nfrom treadle.base import garbage\ngarbage.never_again()"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    code = """
+import sys
+from treadle.base import garbage
+garbage.look_seldom()
+garbage.look_as_usual()
+import mine
+print("out", flush=False)
+sys.stderr.write("err")
+garbage.never_again()
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path,
+                          capture_output=True, text=True)  # fmt: skip
+    assert (done.stdout, done.stderr) == ("out\n", "err")
     assert (tmp_path / "log.txt").read_text() == "written"
     assert (tmp_path / "exit.txt").read_text() == "written"
     assert (tmp_path / "cycle.txt").read_text() == "written"
+    assert gzip.open(tmp_path / "packed.gz", "rt").read() == "written"
     assert not (tmp_path / (tmp_path / "folder.txt").read_text()).exists()
