@@ -747,12 +747,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=Path.home() / ".cache" / "treadle-benchmarks" / "dvc",
     )
     parser.add_argument(
-        "--alone",
-        action="store_true",
-        help="real-time priority for all of it (root, Linux): on a machine that others use, their "
-        "work is pushed aside while ours runs",
-    )
-    parser.add_argument(
         "--keep",
         type=Path,
         metavar="DIR",
@@ -771,8 +765,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.keep.mkdir(parents=True)
         make = lambda: contextlib.nullcontext(str(options.keep.resolve()))  # noqa: E731
     adopt_orphans()
-    if options.alone:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(10))  # children inherit it
     try:
         dvc = dvc_command(options.dvc_venv.expanduser().resolve()) if "dvc" in only else None
         facts, found, loads = machine(), versions(dvc), [os.getloadavg()[0]]
@@ -798,8 +790,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(
         f"{facts['cores']} cores {facts['processor']}, {facts['memory']}, {facts['system']}, "
-        f"Python {facts['python']}; load at the start {loads[0]:.1f}"
-        + (", everything with real-time priority\n" if options.alone else "\n")
+        f"Python {facts['python']}; load at the start {loads[0]:.1f}\n"
     )
     print(", ".join(f"{name} {version}" for name, version in found.items()) + "\n")
     print(report(bench.rows))

@@ -7,11 +7,10 @@ hold their id and time. Times are ISO 8601 texts in UTC (`clock.text`).
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from treadle.base.digest import digest as digest_of
-from treadle.base.quick import dataclass
 
 Outcome = Literal["pass", "refuse", "undecided"]
 

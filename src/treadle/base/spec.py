@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from treadle.base.clock import duration_s
-from treadle.base.quick import dataclass
 
 Task = Literal["binary", "multiclass", "regression"]
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from treadle.base.plain import from_plain, to_plain
-from treadle.base.quick import dataclass
 
 WANTED, STATE, LOG, LOCK = "wanted.json", "supervisor.json", "server.log", "supervisor.lock"
 ROTATED = 3

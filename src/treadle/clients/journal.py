@@ -21,7 +21,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 from urllib.parse import quote
@@ -29,7 +29,6 @@ from urllib.parse import quote
 from treadle.base import clock, crash
 from treadle.base.errors import StateBusy, StateCorrupt, StateError, StateVersion
 from treadle.base.plain import to_plain
-from treadle.base.quick import dataclass
 from treadle.base.records import Decision, Message
 from treadle.clients.files import disk_errors, disk_full, flocked, flush, fsync_folder
 

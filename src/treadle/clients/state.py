@@ -9,13 +9,13 @@ import re
 import sys
 import time
 from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from treadle.base import clock
 from treadle.base.errors import StateBusy, StateCorrupt, StateError, UsageError
 from treadle.base.log import Report, silent
-from treadle.base.quick import dataclass
 from treadle.clients.files import disk_errors, flocked, write_file
 from treadle.clients.journal import SqliteJournal
 from treadle.clients.objects import DiskObjects

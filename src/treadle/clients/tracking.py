@@ -18,13 +18,13 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treadle.base import clock, crash
 from treadle.base.errors import StateError
 from treadle.base.plain import to_plain
-from treadle.base.quick import dataclass
 from treadle.base.records import Finding, Message, Model, Release, Run, Snapshot, Verdict, Window
 from treadle.base.spec import Spec
 from treadle.clients.files import flocked

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from treadle.base.digest import digest, digest_file
 from treadle.base.plain import from_plain
-from treadle.base.quick import dataclass
 from treadle.base.records import Result, Snapshot, Step
 from treadle.clients.journal import Journal
 from treadle.clients.objects import Objects

@@ -22,13 +22,12 @@ import ast
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from treadle.base.digest import digest, digest_bytes
 from treadle.base.errors import PipelineError
-from treadle.base.quick import dataclass
 from treadle.code.packages import Packages
 
 FORMAT = 1

@@ -7,11 +7,10 @@ import difflib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from treadle.base.errors import PipelineError, UsageError
-from treadle.base.quick import dataclass
 from treadle.code.fingerprint import Function, Impurity, Parameter, Sources
 
 

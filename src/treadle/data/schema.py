@@ -12,13 +12,12 @@ import io
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from treadle.base.digest import digest_bytes, digest_file
 from treadle.base.errors import SpecError, UsageError
-from treadle.base.quick import dataclass
 from treadle.base.records import Digested, Violation
 
 FILE = "data.schema.yaml"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from treadle.base.digest import digest_file
 from treadle.base.errors import DataRefused, StateError
 from treadle.base.log import Report
 from treadle.base.plain import to_plain
-from treadle.base.quick import dataclass
 from treadle.base.records import Column, Part, Snapshot, Violation
 from treadle.base.spec import DataSection
 from treadle.clients.journal import Changes, Journal

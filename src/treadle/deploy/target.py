@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from treadle.base.log import Report, silent
-from treadle.base.quick import dataclass
 
 if TYPE_CHECKING:
     from treadle.base.records import Rollout

@@ -7,13 +7,12 @@ turn does what is missing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from treadle.base.digest import digest
 from treadle.base.errors import StateCorrupt
 from treadle.base.plain import to_plain
-from treadle.base.quick import dataclass
 from treadle.base.records import Model, Plan, PlannedAction, Release, Result, Snapshot, Verdict
 from treadle.release import release as releases
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +14,6 @@ from treadle.base import clock, crash
 from treadle.base.digest import digest, short
 from treadle.base.errors import DataRefused, TreadleError, UsageError
 from treadle.base.plain import from_plain, to_plain
-from treadle.base.quick import dataclass
 from treadle.base.records import Snapshot, Violation
 from treadle.clients.journal import Changes
 from treadle.clients.objects import Objects

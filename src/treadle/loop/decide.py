@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from treadle.base.digest import short
 from treadle.base.errors import UsageError
 from treadle.base.plain import from_plain
-from treadle.base.quick import dataclass
 from treadle.base.records import Decision, Model, Release, Verdict
 from treadle.clients import tracking
 from treadle.clients.journal import Changes

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from treadle.base.plain import to_plain
-from treadle.base.quick import dataclass
 from treadle.base.records import Model, Release, Verdict
 
 EXIT = {"pass": 0, "refuse": 3, "undecided": 5}

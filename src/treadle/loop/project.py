@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from treadle.base import clock
 from treadle.base.errors import Unreachable, UsageError
 from treadle.base.log import Report, silent
 from treadle.base.plain import from_plain
-from treadle.base.quick import dataclass
 from treadle.base.records import Decision, DecisionKind, Release
 from treadle.base.spec import BatchTarget, DataSection, DeployTarget, ProcessTarget, Spec
 from treadle.clients.journal import Changes, Journal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from treadle.base import clock, crash, supervision
 from treadle.base.digest import short
 from treadle.base.errors import TreadleError, Unreachable, UsageError
 from treadle.base.plain import from_plain
-from treadle.base.quick import dataclass
 from treadle.base.records import Model, Release, Rollout, Snapshot
 from treadle.clients.files import disk_errors
 from treadle.clients.journal import Changes

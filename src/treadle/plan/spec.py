@@ -7,6 +7,7 @@ is imported.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,6 @@ from treadle.base import environment
 from treadle.base.digest import digest, digest_bytes
 from treadle.base.errors import SpecError, UsageError
 from treadle.base.plain import from_plain, to_plain
-from treadle.base.quick import dataclass
 from treadle.base.spec import Spec
 
 CACHE_KIND = "spec_cache"
