@@ -76,7 +76,7 @@ def treadle(
     *arguments: str,
     env: dict[str, str] | None = None,
     input: str | None = None,
-    timeout: float = 120,
+    timeout: float = 300,
     recorder: bool = False,
 ) -> Ran:
     """Run the command as a user does: its own process, in the project's folder."""
