@@ -53,6 +53,7 @@ def test_after_a_turn_mlflow_knows_the_run_the_model_and_the_champion(fresh) -> 
     import pandas as pd
 
     mlflow.set_tracking_uri(f"sqlite:///{project.folder}/.treadle/mlflow.db")
+    mlflow.set_registry_uri(f"sqlite:///{project.folder}/.treadle/mlflow.db")
     loaded = mlflow.pyfunc.load_model(f"models:/{model.name}@{champion}")
     answer = loaded.predict(pd.DataFrame({"area": [100], "rooms": [3]}))
     ours = project("predict", "-", "--json", input='{"area": 100, "rooms": 3}\n').json

@@ -179,7 +179,8 @@ def report_error(console: Console, error: BaseException) -> int:
         return _print_error(
             console,
             "DiskFull",
-            f"no space left on the device: {error.filename or error}; what was written is intact",
+            f"no space left on the device while writing {error.filename or 'a file'}; everything "
+            "written before is intact",
             "free some space (`treadle gc` may), then run it again",
             1,
         )
