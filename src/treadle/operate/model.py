@@ -19,6 +19,7 @@ import numpy as np
 from treadle.base import digest, trust
 from treadle.base.errors import MissingExtra, Refused, StateCorrupt, TreadleError, UsageError
 from treadle.operate import signature as signatures
+from treadle.operate.query import Query
 from treadle.operate.signature import Signature, Values, WrongInput
 
 if TYPE_CHECKING:
@@ -28,17 +29,6 @@ Array = np.ndarray[Any, Any]
 
 _SKLEARN_FUNCTIONS = {"predict", "predict_proba", "predict_log_proba", "predict_joint_log_proba"}
 _PICKLES = (".pkl", ".pickle", ".joblib", ".cloudpickle")
-
-
-@dataclass(frozen=True)
-class Query:
-    """What was asked, decoded: either columns by name, or tensors; `rows` long."""
-
-    rows: int
-    columns: Mapping[str, Values] | None = None
-    tensors: Mapping[str, Array] | None = None
-    """Named tensors; one alone may have the name ""."""
-    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from treadle.base import clock
 from treadle.base.errors import TreadleError
 from treadle.operate.capture import Capture, Taken
 from treadle.operate.codec import mlflow, v2
-from treadle.operate.model import LoadedModel, Query, input_example
+from treadle.operate.model import LoadedModel, input_example
+from treadle.operate.query import Query
 from treadle.operate.signature import WrongInput
 
 Array = np.ndarray[Any, Any]

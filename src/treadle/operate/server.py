@@ -32,8 +32,8 @@ from prometheus_client.registry import Collector
 from treadle import __version__
 from treadle.base import clock
 from treadle.operate.codec import mlflow, v2
-from treadle.operate.model import Query
 from treadle.operate.plane import Answer, ModelFailed, Plane
+from treadle.operate.query import Query
 from treadle.operate.signature import WrongInput
 
 _log = logging.getLogger("treadle.server")

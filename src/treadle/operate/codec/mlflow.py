@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from treadle.operate.codec import json
-from treadle.operate.model import Query
+from treadle.operate.query import Query
 from treadle.operate.signature import Signature, Values, WrongInput
 
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from treadle.operate.codec import json
-from treadle.operate.model import Query
+from treadle.operate.query import Query
 from treadle.operate.signature import Field, Signature, WrongInput
 
 Array = np.ndarray[Any, Any]

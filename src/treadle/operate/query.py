@@ -1,0 +1,86 @@
+"""What a codec hands to the model and gets back: a query decoded, an answer to encode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from treadle.operate.codec import json
+from treadle.operate.signature import Values
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What was asked, decoded, in exactly one of three forms; each is `rows` long.
+
+    `cells` is the fast one for few rows: row by row, as JSON has them, so that rows of several
+    queries are put together before anything is made of them.
+    """
+
+    rows: int
+    columns: Mapping[str, Values] | None = None
+    """Column name → values."""
+    tensors: Mapping[str, Array] | None = None
+    """Named tensors, first dimension `rows`; one alone may have the name ""."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    cells: Sequence[Sequence[Any]] | None = None
+    """Rows of plain values, all as wide as `names`, or of one width where there are no names."""
+    names: tuple[str, ...] | None = None
+    """The columns of `cells`; None: by position, in the signature's order."""
+    numbers: bool = False
+    """Whether every one of `cells` is known to be an int, a float or None, no bool."""
+
+
+class Outputs:
+    """What one call of the model gave: arrays by name, and their lists for JSON, made once."""
+
+    __slots__ = ("_lists", "arrays")
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self.arrays = arrays
+        self._lists: dict[str, list[Any]] = {}
+
+    def values(self, name: str) -> list[Any]:
+        """An output as nested lists for JSON: see codec/json."""
+        found = self._lists.get(name)
+        if found is None:
+            found = self._lists[name] = json.values(self.arrays[name])
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Predictions with their id; row i (from 0) has the id `<id>.<i>`.
+
+    The rows `start` to `stop` of a call that may have answered several queries.
+    """
+
+    id: str
+    outputs: Outputs
+    start: int
+    stop: int
+    latency_s: float
+    """From the query's arrival to its predictions."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows were predicted."""
+        return self.stop - self.start
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The outputs, in the model's order."""
+        return tuple(self.outputs.arrays)
+
+    def array(self, name: str) -> Array:
+        """One output of these rows."""
+        return self.outputs.arrays[name][self.start : self.stop]
+
+    def values(self, name: str) -> list[Any]:
+        """One output of these rows as nested lists for JSON."""
+        return self.outputs.values(name)[self.start : self.stop]
