@@ -1,0 +1,292 @@
+"""Batching without waiting: one call of the model answers all that came during the call before.
+
+An idle model is called at once. While it works, queries queue; when it is done, those of equal key
+(names, types, params) go into one call, in the order in which they came. Nothing ever waits for
+company. A call that fails is halved until the query that spoils it is alone, so it fails alone.
+
+A call that is expected to be short runs on the event loop's own thread, since a hop to another
+thread would cost more than the call; every other one runs on the model's thread, so that the loop
+can read, answer and say that it lives. What is expected is measured as calls are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from treadle.base import clock
+from treadle.base.errors import TreadleError
+from treadle.operate.limits import Limits
+
+INLINE_S = 0.002
+"""A call expected to be shorter runs on the loop's thread."""
+TICK_S = 0.1
+"""How often deadlines are looked at."""
+
+
+class Overloaded(TreadleError):
+    """The queue is full (503)."""
+
+
+class TooLate(TreadleError):
+    """The deadline passed before the answer (504)."""
+
+
+class Work(Protocol):
+    """What the batcher must know of a query."""
+
+    @property
+    def key(self) -> Any:
+        """Queries of equal key may share a call."""
+
+    @property
+    def rows(self) -> int:
+        """How long it is."""
+
+
+W = TypeVar("W", bound=Work)
+R = TypeVar("R")
+
+
+class Job(Generic[W, R]):
+    """A query that waits or runs; its ticket."""
+
+    __slots__ = ("arrived", "deadline", "done", "gone", "work")
+
+    def __init__(
+        self, work: W, done: Callable[[Job[W, R], Result[R]], None], limit_s: float
+    ) -> None:
+        self.work, self.done = work, done
+        self.arrived = clock.elapsed()
+        self.deadline = self.arrived + limit_s
+        self.gone = False
+        """Answered, or its client left: whatever comes of it is dropped."""
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        self.gone = True
+
+
+class Result(Generic[R]):
+    """What a job gets: the rows `start` to `stop` of a call's value, or an error."""
+
+    __slots__ = ("error", "start", "stop", "value")
+
+    def __init__(
+        self, value: R | None, start: int, stop: int, error: Exception | None = None
+    ) -> None:
+        self.value, self.start, self.stop, self.error = value, start, stop, error
+
+
+Told = Callable[[int, int, float, Sequence[float]], None]
+
+
+class Batcher(Generic[W, R]):
+    """The queue in front of one model. Everything but the call belongs to the loop's thread.
+
+    `call` takes works of one key and gives one value for all their rows, in order. `told` hears
+    of each call: requests, rows, seconds of the call, seconds of each request since it came.
+    """
+
+    def __init__(
+        self, call: Callable[[list[W]], R], limits: Limits, told: Told = lambda *_: None
+    ) -> None:
+        self._call, self._limits, self._told = call, limits, told
+        self._waiting: deque[Job[W, R]] = deque()
+        self.waiting_rows = 0
+        self._running: list[Job[W, R]] = []
+        self._scheduled = False
+        self._ticking = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._cost_s: list[float | None] = [None] * 48
+        """What a call took lately, by the number of bits of its number of rows."""
+        self._calls: queue.SimpleQueue[list[Job[W, R]] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.since: float | None = None
+        """When the call that runs began (clock.elapsed); None: the model is idle."""
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or runs."""
+        return bool(self._waiting or self._running)
+
+    def submit(
+        self, work: W, done: Callable[[Job[W, R], Result[R]], None], limit_s: float | None = None
+    ) -> Job[W, R]:
+        """Queue a query; `done` is called once, later, unless its job is cancelled.
+
+        Raises Overloaded where the queue is full by requests or by rows.
+        """
+        limits = self._limits
+        rows = self.waiting_rows + work.rows
+        if len(self._waiting) >= limits.max_queue_requests or (
+            rows > limits.max_queue_rows and self._waiting
+        ):
+            raise Overloaded("too many requests wait; try again")
+        job: Job[W, R] = Job(work, done, limits.deadline_s if limit_s is None else limit_s)
+        self._waiting.append(job)
+        self.waiting_rows = rows
+        if not self._scheduled and not self._running:
+            # Not at once: the sockets that are ready in the same turn of the loop come along.
+            self._scheduled = True
+            loop = self._loop
+            if loop is None:
+                loop = self._loop = asyncio.get_running_loop()
+            loop.call_soon(self._dispatch)
+        if not self._ticking:
+            self._tick()
+        return job
+
+    def close(self) -> None:
+        """End the model's thread, after the call that runs."""
+        if self._thread is not None:
+            self._calls.put(None)
+            self._thread.join(timeout=10)
+            self._thread = None
+
+    # ---- the loop's thread ----
+
+    def _dispatch(self) -> None:
+        self._scheduled = False
+        if self._running:
+            return
+        jobs, rows = self._next()
+        if not jobs:
+            return
+        self._running = jobs
+        expected = self._cost_s[rows.bit_length()]
+        if expected is not None and expected < INLINE_S:
+            self._inline(jobs)
+        else:
+            self._send(jobs)
+
+    def _next(self) -> tuple[list[Job[W, R]], int]:
+        """The oldest job and those of its key that fit beside it; the others keep their order."""
+        waiting = self._waiting
+        jobs: list[Job[W, R]] = []
+        others: list[Job[W, R]] = []
+        rows, most, key = 0, self._limits.max_batch_rows, None
+        while waiting:
+            job = waiting.popleft()
+            work = job.work
+            if job.gone:
+                self.waiting_rows -= work.rows
+            elif not jobs:
+                jobs.append(job)
+                rows, key = work.rows, work.key
+            elif work.key != key:
+                others.append(job)
+            elif rows + work.rows > most:
+                others.append(job)
+                break  # no younger one of this key may overtake it
+            else:
+                jobs.append(job)
+                rows += work.rows
+        if others:
+            waiting.extendleft(reversed(others))
+        self.waiting_rows -= rows
+        return jobs, rows
+
+    def _inline(self, jobs: list[Job[W, R]]) -> None:
+        begun = self.since = clock.elapsed()
+        try:
+            value = self._call([job.work for job in jobs])
+        except Exception as error:
+            if len(jobs) > 1:
+                self._send(jobs)  # halving may take many calls: not on this thread
+                return
+            self._finish(jobs, [Result(None, 0, 0, error)], None)
+            return
+        self._finish(jobs, _split(jobs, value), clock.elapsed() - begun)
+
+    def _send(self, jobs: list[Job[W, R]]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="predict", daemon=True)
+            self._thread.start()
+        self.since = clock.elapsed()
+        self._calls.put(jobs)
+
+    def _finish(
+        self, jobs: list[Job[W, R]], results: list[Result[R]], took_s: float | None
+    ) -> None:
+        self._running = []
+        self.since = None
+        if took_s is not None:
+            self._learn(jobs, took_s)
+        if self._waiting and not self._scheduled:
+            self._scheduled = True
+            loop = self._loop
+            assert loop is not None
+            loop.call_soon(self._dispatch)
+        for job, result in zip(jobs, results, strict=True):
+            if not job.gone:
+                job.gone = True
+                job.done(job, result)
+
+    def _learn(self, jobs: list[Job[W, R]], took_s: float) -> None:
+        rows = sum(job.work.rows for job in jobs)
+        bits = rows.bit_length()
+        known = self._cost_s[bits]
+        # Down at once, up slowly: on the model's thread a short call looks long whenever the loop
+        # holds the interpreter, and one long call in many is no reason to hop threads for all.
+        longer = known is not None and took_s > known
+        self._cost_s[bits] = known * 0.8 + took_s * 0.2 if longer and known else took_s
+        now = clock.elapsed()
+        self._told(len(jobs), rows, took_s, [now - job.arrived for job in jobs])
+
+    def _tick(self) -> None:
+        """Answer what is too late, as long as anything waits or runs."""
+        loop = self._loop
+        assert loop is not None
+        self._ticking = bool(self._waiting or self._running)
+        if not self._ticking:
+            return
+        now = clock.elapsed()
+        for job in (*self._waiting, *self._running):
+            if not job.gone and now > job.deadline:
+                job.gone = True
+                late = TooLate("the answer was not there in time")
+                job.done(job, Result(None, 0, 0, late))
+        loop.call_later(TICK_S, self._tick)
+
+    # ---- the model's thread ----
+
+    def _work(self) -> None:
+        while (jobs := self._calls.get()) is not None:
+            begun = clock.elapsed()
+            results = self._together(jobs)
+            whole = all(result.error is None for result in results)
+            took_s = clock.elapsed() - begun if whole else None
+            loop = self._loop
+            assert loop is not None
+            try:
+                loop.call_soon_threadsafe(self._finish, jobs, results, took_s)
+            except RuntimeError:
+                return  # the loop was closed while the model worked
+
+    def _together(self, jobs: list[Job[W, R]]) -> list[Result[R]]:
+        try:
+            return _split(jobs, self._call([job.work for job in jobs]))
+        except Exception as error:
+            if len(jobs) == 1:
+                return [Result(None, 0, 0, error)]
+        half = len(jobs) // 2
+        return self._together(jobs[:half]) + self._together(jobs[half:])
+
+
+def _split(jobs: list[Job[W, R]], value: R) -> list[Result[R]]:
+    results, start = [], 0
+    for job in jobs:
+        stop = start + job.work.rows
+        results.append(Result(value, start, stop))
+        start = stop
+    return results
