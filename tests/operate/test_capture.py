@@ -10,24 +10,31 @@ import numpy as np
 import pandas as pd
 
 from treadle.base import segments
-from treadle.operate.capture import Capture, Taken, output_columns
+from treadle.operate.capture import Capture, Taken, hash_value, output_columns
+from treadle.operate.model import Prepared
 
 NOW = dt.datetime(2013, 5, 1, tzinfo=dt.UTC)
 
 
 def taken(number: int, rows: int = 1, data: Any = None) -> Taken:
     data = pd.DataFrame({"x": [float(number)] * rows}) if data is None else data
-    return Taken(f"id{number}", NOW, 1.0, rows, data, {}, {"predict": np.zeros(rows)}, ("x",))
+    seen = Prepared(data, rows)
+    return Taken(f"id{number}", NOW, 1.0, rows, lambda: seen, {"predict": np.zeros(rows)}, ("x",))
 
 
 def capture(folder: Path, **more: Any) -> Capture:
     return Capture(folder, environment="local", release=1, instance="abc", **more)
 
 
+def offer(box: Capture, item: Taken) -> None:
+    if box.wants():
+        box.take(item)
+
+
 def test_what_is_offered_is_written_by_the_end(tmp_path: Path) -> None:
     box = capture(tmp_path)
     for number in range(50):
-        box.offer(lambda n=number: taken(n))
+        offer(box, taken(number))
     box.close()
     assert [c.record.id for c in segments.read_segments(tmp_path)] == [f"id{n}" for n in range(50)]
     assert box.captured == 50 and not list(tmp_path.glob("*.open"))
@@ -35,9 +42,9 @@ def test_what_is_offered_is_written_by_the_end(tmp_path: Path) -> None:
 
 def test_the_cap_per_minute_and_the_queue_drop_and_count(tmp_path: Path) -> None:
     box = capture(tmp_path, per_minute=5, queue_rows=10)
-    box.offer(lambda: taken(0, rows=11))
+    offer(box, taken(0, rows=11))
     for number in range(9):
-        box.offer(lambda n=number: taken(n))
+        offer(box, taken(number))
     box.close()
     assert box.dropped == {"per_minute": 5, "queue": 1, "disk": 0, "error": 0} and box.captured == 4
 
@@ -45,16 +52,16 @@ def test_the_cap_per_minute_and_the_queue_drop_and_count(tmp_path: Path) -> None
 def test_a_rate_keeps_its_share(tmp_path: Path) -> None:
     box = capture(tmp_path, rate=0.5)
     for number in range(1000):
-        box.offer(lambda n=number: taken(n))
+        offer(box, taken(number))
     box.close()
     assert 400 < box.captured < 600
 
 
 def test_flush_closes_the_segment_and_the_next_goes_on(tmp_path: Path) -> None:
     box = capture(tmp_path)
-    box.offer(lambda: taken(0))
+    offer(box, taken(0))
     assert box.flush() and len(list(tmp_path.glob("*.msgpack"))) == 1
-    box.offer(lambda: taken(1))
+    offer(box, taken(1))
     box.close()
     assert [c.record.id for c in segments.read_segments(tmp_path)] == ["id0", "id1"]
 
@@ -71,7 +78,7 @@ def test_every_kind_of_column_becomes_plain_values(tmp_path: Path) -> None:
         }
     )
     box = capture(tmp_path)
-    box.offer(lambda: taken(0, 2, data))
+    offer(box, taken(0, 2, data))
     box.close()
     (found,) = segments.read_segments(tmp_path)
     assert found.record.inputs == {
@@ -88,3 +95,26 @@ def test_outputs_have_the_names_that_monitoring_reads() -> None:
     assert output_columns({"predict": np.array([1.5])}) == {"prediction": [1.5]}
     both = {"probability": np.array([[0.1, 0.9]]), "label": np.array(["late"])}
     assert output_columns(both) == {"prediction_0": [0.1], "prediction_1": [0.9], "label": ["late"]}
+
+
+def test_excluded_fields_are_gone_and_hashed_ones_still_join(tmp_path: Path) -> None:
+    box = capture(tmp_path, exclude=["secret"], hashed=["customer", "x"])
+    seen = Prepared(pd.DataFrame({"x": [1.0, None]}), 2, {"secret": [1, 2], "customer": ["é", "é"]})
+    outputs = {"predict": np.zeros(2)}
+    offer(box, Taken("id", NOW, 1.0, 2, lambda: seen, outputs, ("x",), "00-ab-cd-01"))
+    box.close()
+    (found,) = segments.read_segments(tmp_path)
+    assert found.record.extra == {"customer": [hash_value("é")] * 2}
+    assert found.record.inputs == {"x": [hash_value(1.0), hash_value(float("nan"))]}
+    assert found.record.trace == "00-ab-cd-01" and len(hash_value("é") or "") == 32
+
+
+def test_a_row_that_cannot_be_recorded_is_counted_and_the_next_is_kept(tmp_path: Path) -> None:
+    def broken() -> Prepared:
+        raise ValueError("no")
+
+    box = capture(tmp_path)
+    offer(box, Taken("bad", NOW, 1.0, 1, broken, {"predict": np.zeros(1)}, ("x",)))
+    offer(box, taken(1))
+    box.close()
+    assert box.dropped["error"] == 1 and box.captured == 1

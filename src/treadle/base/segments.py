@@ -26,6 +26,7 @@ times are ISO 8601 texts):
     extra        column → values that came along and are no features: key columns, event time …
     outputs      column → values: `prediction` for one value a row; for several (predict_proba)
                  `prediction_0`, `prediction_1` … in the order of the model's classes
+    trace        the request's W3C `traceparent`, or ""
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Record(msgspec.Struct, kw_only=True):
     inputs: dict[str, list[Any]]
     outputs: dict[str, list[Any]]
     extra: dict[str, list[Any]] = {}  # msgspec copies an empty default for each record
+    trace: str = ""
 
 
 _decoder = msgspec.msgpack.Decoder(Record)

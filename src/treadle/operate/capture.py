@@ -8,11 +8,12 @@ cap per minute and what the disk refuses is dropped and counted.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from treadle.base import clock, segments
+from treadle.operate.model import Prepared
 
 _log = logging.getLogger("treadle.capture")
 LATEST_S = 0.2
 """A record is with the operating system at most this long after its answer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Taken:
     """One answered request, not yet turned into a record."""
 
@@ -34,10 +36,12 @@ class Taken:
     at: dt.datetime
     latency_ms: float
     rows: int
-    data: Any
-    extra: Mapping[str, Any]
+    prepare: Callable[[], Prepared]
+    """What the model saw and what came along, made on the capture's thread."""
     outputs: Mapping[str, np.ndarray[Any, Any]]
     features: tuple[str, ...]
+    trace: str = ""
+    """The request's `traceparent`, where it had one."""
 
 
 class Capture:
@@ -57,6 +61,8 @@ class Capture:
         queue_rows: int = 200_000,
         max_bytes: int = 16 << 20,
         max_age_s: float = 300.0,
+        exclude: Collection[str] = (),
+        hashed: Collection[str] = (),
     ) -> None:
         self._writer = segments.SegmentWriter(
             folder, instance, max_bytes=max_bytes, max_age_s=max_age_s
@@ -64,9 +70,10 @@ class Capture:
         self._who = (environment, release, instance, model)
         self._rate, self._per_minute = rate, per_minute
         self._queue_requests, self._queue_rows = queue_requests, queue_rows
+        self._exclude, self._hashed = frozenset(exclude), frozenset(hashed)
         self._queue: deque[Taken] = deque()
         self._rows = 0
-        self._minute, self._in_minute = 0.0, 0
+        self._minute, self._in_minute = clock.elapsed(), 0
         self._lock = threading.Lock()
         self._wake, self._flushed = threading.Event(), threading.Condition()
         self._asked = self._done = 0
@@ -76,18 +83,22 @@ class Capture:
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._thread.start()
 
-    def offer(self, take: Callable[[], Taken]) -> None:
-        """Take a request into the sample, or not; costs microseconds and never waits for disk."""
+    def wants(self) -> bool:
+        """Whether the next request belongs to the sample; counts it in if so. Never waits."""
         if self._rate < 1 and random.random() >= self._rate:  # noqa: S311 - a sample, no secret
-            return
+            return False
+        if self._in_minute < self._per_minute:
+            self._in_minute += 1
+            return True
         now = clock.elapsed()
-        if now - self._minute >= 60:
-            self._minute, self._in_minute = now, 0
-        if self._in_minute >= self._per_minute:
+        if now - self._minute < 60:
             self.dropped["per_minute"] += 1
-            return
-        self._in_minute += 1
-        item = take()
+            return False
+        self._minute, self._in_minute = now, 1
+        return self._per_minute > 0
+
+    def take(self, item: Taken) -> None:
+        """Queue a request that was wanted; costs microseconds and never waits for the disk."""
         with self._lock:
             if (
                 len(self._queue) >= self._queue_requests
@@ -149,13 +160,35 @@ class Capture:
 
     def _record(self, item: Taken) -> segments.Record:
         environment, release, instance, model = self._who
+        prepared = item.prepare()
+        extra = {name: _plain(values) for name, values in prepared.extra.items()}
         return segments.Record(
             id=item.id, time=clock.text(item.at), environment=environment, release=release,
             instance=instance, model=model, latency_ms=item.latency_ms, rows=item.rows,
-            inputs=_columns(item.data, item.features),
-            extra={name: _plain(values) for name, values in item.extra.items()},
-            outputs=output_columns(item.outputs),
+            inputs=self._shown(_columns(prepared.data, item.features)), extra=self._shown(extra),
+            outputs=output_columns(item.outputs), trace=item.trace,
         )  # fmt: skip
+
+    def _shown(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Columns without the excluded ones; of the hashed ones the digests."""
+        if not self._exclude and not self._hashed:
+            return columns
+        return {
+            name: [hash_value(value) for value in values] if name in self._hashed else values
+            for name, values in columns.items()
+            if name not in self._exclude
+        }
+
+
+def hash_value(value: Any) -> str | None:
+    """What is kept of a value whose field is hashed: the first 128 bits of its text's sha256.
+
+    Equal values have equal hashes, so they can be counted and joined with the same hash of the
+    truth's key. It hides a value from who reads over a shoulder, not from who can try them all.
+    """
+    if value is None:
+        return None
+    return hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def output_columns(outputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
@@ -184,7 +217,8 @@ def _columns(data: Any, names: tuple[str, ...]) -> dict[str, list[Any]]:
             return {names[0] if names else "input": _plain(data)}
         if data.ndim > 2:
             return {names[0] if names else "input": data.tolist()}
-        return {str(number): _plain(data[:, number]) for number in range(data.shape[1])}
+        words = names if len(names) == data.shape[1] else range(data.shape[1])
+        return {str(word): _plain(data[:, at]) for at, word in enumerate(words)}
     return {str(name): _plain(data[name]) for name in data.columns}
 
 

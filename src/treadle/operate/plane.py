@@ -89,10 +89,10 @@ class Plane:
         outputs, prepared = self._outputs(query)
         latency = clock.elapsed() - begun
         answer = Answer(self.identity.prediction_id(), outputs, query.rows, latency)
-        if self.capture is not None and query.rows:
-            self.capture.offer(
-                lambda: Taken(answer.id, clock.now(), latency * 1000, query.rows, prepared.data,
-                              prepared.extra, outputs, self.model.features)
+        if self.capture is not None and query.rows and self.capture.wants():
+            self.capture.take(
+                Taken(answer.id, clock.now(), latency * 1000, query.rows, lambda: prepared,
+                      outputs, self.model.features)
             )  # fmt: skip
         return answer
 
