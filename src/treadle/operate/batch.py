@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
@@ -82,20 +83,48 @@ class Result(Generic[R]):
         self.value, self.start, self.stop, self.error = value, start, stop, error
 
 
-Told = Callable[[int, int, float, Sequence[float]], None]
+class Watch(Protocol):
+    """Who is told of what the batcher does; `metrics.Metrics` is one."""
+
+    def batch(self, requests: int, rows: int, predict_s: float, seconds: Sequence[float]) -> None:
+        """One call of the model; `seconds` of each request since it came."""
+
+    def calling(self, since: float) -> None:
+        """A call began at `since` (monotonic seconds), or ended (0)."""
+
+    def queue(self, requests: int, rows: int) -> None:
+        """What waits or runs now."""
+
+    def shed(self, reason: str) -> None:
+        """A request was not predicted."""
+
+
+class Nobody:
+    """A watch that does not look."""
+
+    def batch(self, requests: int, rows: int, predict_s: float, seconds: Sequence[float]) -> None:
+        """Not looked at."""
+
+    def calling(self, since: float) -> None:
+        """Not looked at."""
+
+    def queue(self, requests: int, rows: int) -> None:
+        """Not looked at."""
+
+    def shed(self, reason: str) -> None:
+        """Not looked at."""
 
 
 class Batcher(Generic[W, R]):
     """The queue in front of one model. Everything but the call belongs to the loop's thread.
 
-    `call` takes works of one key and gives one value for all their rows, in order. `told` hears
-    of each call: requests, rows, seconds of the call, seconds of each request since it came.
+    `call` takes works of one key and gives one value for all their rows, in order.
     """
 
     def __init__(
-        self, call: Callable[[list[W]], R], limits: Limits, told: Told = lambda *_: None
+        self, call: Callable[[list[W]], R], limits: Limits, watch: Watch | None = None
     ) -> None:
-        self._call, self._limits, self._told = call, limits, told
+        self._call, self._limits, self._watch = call, limits, watch or Nobody()
         self._waiting: deque[Job[W, R]] = deque()
         self.waiting_rows = 0
         self._running: list[Job[W, R]] = []
@@ -106,8 +135,6 @@ class Batcher(Generic[W, R]):
         """What a call took lately, by the number of bits of its number of rows."""
         self._calls: queue.SimpleQueue[list[Job[W, R]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self.since: float | None = None
-        """When the call that runs began (clock.elapsed); None: the model is idle."""
 
     @property
     def waiting(self) -> int:
@@ -131,6 +158,8 @@ class Batcher(Generic[W, R]):
         if len(self._waiting) >= limits.max_queue_requests or (
             rows > limits.max_queue_rows and self._waiting
         ):
+            full = len(self._waiting) >= limits.max_queue_requests
+            self._watch.shed("queue_requests" if full else "queue_rows")
             raise Overloaded("too many requests wait; try again")
         job: Job[W, R] = Job(work, done, limits.deadline_s if limit_s is None else limit_s)
         self._waiting.append(job)
@@ -163,6 +192,9 @@ class Batcher(Generic[W, R]):
         if not jobs:
             return
         self._running = jobs
+        watch = self._watch
+        watch.calling(time.monotonic())
+        watch.queue(len(self._waiting) + len(jobs), self.waiting_rows + rows)
         expected = self._cost_s[rows.bit_length()]
         if expected is not None and expected < INLINE_S:
             self._inline(jobs)
@@ -178,7 +210,7 @@ class Batcher(Generic[W, R]):
         while waiting:
             job = waiting.popleft()
             work = job.work
-            if job.gone:
+            if job.gone:  # its client left, or it was too late
                 self.waiting_rows -= work.rows
             elif not jobs:
                 jobs.append(job)
@@ -197,7 +229,7 @@ class Batcher(Generic[W, R]):
         return jobs, rows
 
     def _inline(self, jobs: list[Job[W, R]]) -> None:
-        begun = self.since = clock.elapsed()
+        begun = clock.elapsed()
         try:
             value = self._call([job.work for job in jobs])
         except Exception as error:
@@ -212,14 +244,13 @@ class Batcher(Generic[W, R]):
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="predict", daemon=True)
             self._thread.start()
-        self.since = clock.elapsed()
         self._calls.put(jobs)
 
     def _finish(
         self, jobs: list[Job[W, R]], results: list[Result[R]], took_s: float | None
     ) -> None:
         self._running = []
-        self.since = None
+        self._watch.calling(0.0)
         if took_s is not None:
             self._learn(jobs, took_s)
         if self._waiting and not self._scheduled:
@@ -241,7 +272,7 @@ class Batcher(Generic[W, R]):
         longer = known is not None and took_s > known
         self._cost_s[bits] = known * 0.8 + took_s * 0.2 if longer and known else took_s
         now = clock.elapsed()
-        self._told(len(jobs), rows, took_s, [now - job.arrived for job in jobs])
+        self._watch.batch(len(jobs), rows, took_s, [now - job.arrived for job in jobs])
 
     def _tick(self) -> None:
         """Answer what is too late, as long as anything waits or runs."""
@@ -249,11 +280,13 @@ class Batcher(Generic[W, R]):
         assert loop is not None
         self._ticking = bool(self._waiting or self._running)
         if not self._ticking:
+            self._watch.queue(0, 0)
             return
         now = clock.elapsed()
         for job in (*self._waiting, *self._running):
             if not job.gone and now > job.deadline:
                 job.gone = True
+                self._watch.shed("deadline")
                 late = TooLate("the answer was not there in time")
                 job.done(job, Result(None, 0, 0, late))
         loop.call_later(TICK_S, self._tick)
