@@ -35,6 +35,7 @@ _INTEGERS: dict[str, type[np.signedinteger[Any]]] = {"integer": np.int32, "long"
 _FLOATS: dict[str, type[np.floating[Any]]] = {"float": np.float32, "double": np.float64}
 _SCALARS = {"boolean", "integer", "long", "float", "double", "string", "binary", "datetime"}
 _NONE = type(None)
+_NUMBERS = frozenset((int, float, _NONE))
 
 
 class WrongInput(TreadleError):
@@ -65,12 +66,79 @@ class Field:
 
 
 @dataclass(frozen=True)
+class Parameter:
+    """A parameter of the model: a value of a type, or a list of such (shape [-1])."""
+
+    name: str
+    type: str
+    default: Any = None
+    listed: bool = False
+
+    def fit(self, value: Any) -> Any:
+        """The value in this parameter's type. Raises WrongInput."""
+        if value is None and self.default is None:
+            return None
+        if not self.listed:
+            return self._one(value)
+        if not isinstance(value, list | tuple):
+            raise WrongInput(f"params.{self.name}", f"a list, each a {self.type}", _word(value))
+        return [self._one(item) for item in value]
+
+    def _one(self, value: Any) -> Any:
+        where = f"params.{self.name}"
+        kind = type(value)
+        if self.type in _FLOATS and kind in (int, float):
+            try:
+                return float(value)
+            except OverflowError:
+                raise WrongInput(where, f"a {self.type}", "an integer beyond its range") from None
+        if self.type in _INTEGERS and (kind is int or (kind is float and value.is_integer())):
+            info = np.iinfo(_INTEGERS[self.type])
+            if not info.min <= value <= info.max:
+                raise WrongInput(where, f"a {self.type}", "a number beyond its range")
+            return int(value)
+        if self.type == "boolean" and kind is bool:
+            return value
+        if self.type in ("string", "datetime") and kind is str:
+            return value
+        if self.type not in _SCALARS:
+            return value
+        fraction = kind is float and self.type in _INTEGERS
+        raise WrongInput(
+            where, f"a {self.type}", "a number with a fraction" if fraction else _word(value)
+        )
+
+
+def params_key(params: Mapping[str, Any]) -> str:
+    """Equal texts, equal parameters (1, 1.0 and True are three)."""
+    return repr(sorted(params.items()))
+
+
+@dataclass(frozen=True)
 class Signature:
     """Inputs and outputs in order; empty inputs: the model takes whatever comes."""
 
     inputs: tuple[Field, ...] = ()
     outputs: tuple[Field, ...] = ()
     params: tuple[str, ...] = ()
+    """Names of the parameters that a request may set."""
+    parameters: tuple[Parameter, ...] = ()
+    """The same with their types and defaults, where the model says them."""
+
+    def check_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The given parameters in their types; those not given are the model's to fill in.
+
+        Raises WrongInput.
+        """
+        if params and not self.params:
+            raise WrongInput("params", "none (this model takes no parameters)", "parameters")
+        if any(name not in self.params for name in params):
+            raise WrongInput("params", f"some of {', '.join(self.params)}", "another parameter")
+        known = {parameter.name: parameter for parameter in self.parameters}
+        return {
+            name: known[name].fit(value) if name in known else value
+            for name, value in params.items()
+        }
 
     @property
     def tensors(self) -> bool:
@@ -91,7 +159,15 @@ def read(section: Mapping[str, Any] | None) -> Signature:
         _fields(section.get("inputs"), "input"),
         _fields(section.get("outputs"), "output"),
         tuple(str(item["name"]) for item in _parsed(section.get("params")) or ()),
+        tuple(map(_parameter, _parsed(section.get("params")) or ())),
     )
+
+
+def _parameter(item: Mapping[str, Any]) -> Parameter:
+    kind = str(item.get("dtype") or item.get("type") or "any")
+    shape = item.get("shape")
+    known = kind if kind in _SCALARS and (shape is None or len(shape) == 1) else "any"
+    return Parameter(str(item["name"]), known, item.get("default"), shape is not None)
 
 
 def _parsed(value: Any) -> Any:
@@ -112,6 +188,34 @@ def _fields(text: Any, word: str) -> tuple[Field, ...]:
             known = kind if kind in _SCALARS else "any"
             fields.append(Field(name, known, item.get("required", True)))
     return tuple(fields)
+
+
+CHANGED_BY_MISSING = frozenset(("boolean", "integer", "long"))
+"""Types whose column is of another type where a value is missing."""
+
+
+def any_missing(values: Values) -> bool:
+    """Whether a column has a None or a NaN."""
+    if isinstance(values, np.ndarray) and values.dtype.kind != "O":
+        return values.dtype.kind == "f" and bool(np.isnan(values).any())
+    found = set(map(type, values))
+    if _NONE in found:
+        return True
+    return not found <= {bool, int, str} and any(value != value for value in values)  # noqa: PLR0124
+
+
+def check(name: str, kind: str, value: Any, row: int) -> None:
+    """Raise WrongInput if a value's type does not fit a column's type (`convert` sees the value)."""
+    if kind in _FLOATS or kind in _INTEGERS:
+        fits = type(value) in _NUMBERS or isinstance(value, np.integer | np.floating)
+    elif kind == "string":
+        fits = value is None or isinstance(value, str)
+    elif kind == "boolean":
+        fits = value is None or isinstance(value, bool | np.bool_)
+    else:
+        return
+    if not fits:
+        raise WrongInput(f"{name}, row {row}", f"a {kind}", _word(value))
 
 
 def convert(name: str, kind: str, values: Values) -> Any:
