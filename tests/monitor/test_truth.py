@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treadle.base.errors import UsageError
+from treadle.base.segments import hash_value
 from treadle.monitor import truth
 
 UTC = datetime.UTC
@@ -51,6 +52,14 @@ def test_requests_carry_times_as_text_and_numbers_as_floats_and_still_join():
     texts = frame.assign(sched_dep=frame["sched_dep"].astype(str))
     table, key = truth.normalise(texts, ["flight", "sched_dep"], "late")
     assert truth.join(window, table, key, LATER)[0]["truth"].to_pylist() == [1.0, 0.0]
+
+
+def test_a_hashed_key_still_joins_whatever_the_number_is_written_as():
+    window = captured(flight=[hash_value(1545), hash_value(1714.0)], carrier=["UA", "AA"])
+    frame = pd.DataFrame({"flight": [1714.0, 1545.0], "carrier": ["AA", "UA"], "late": [0, 1]})
+    table, key = truth.normalise(frame, ["flight", "carrier"], "late")
+    joined, _ = truth.join(window, truth.hash_key(table, {"flight", "absent"}), key, LATER)
+    assert joined["truth"].to_pylist() == [1, 0]
 
 
 def test_prediction_ids_join_where_the_truth_has_them_and_no_key():

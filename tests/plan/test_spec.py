@@ -118,6 +118,18 @@ def test_every_key_is_read_into_its_section(tmp_path):
     assert spec.monitor.capture.rate == 0.5
 
 
+def test_captured_fields_may_be_left_out_or_hashed_but_not_those_monitoring_needs(tmp_path):
+    fields = "    exclude: [secret]\n    hash: [carrier, customer]\n"
+    spec = load(written(tmp_path, changed("    rate: 0.5\n", "    rate: 0.5\n" + fields)))
+    assert spec.monitor.capture.exclude == ("secret",)
+    assert spec.monitor.capture.hash == ("carrier", "customer")
+    wrong = "    rate: 0.5\n    exclude: [carrier]\n    hash: [sched_dep]\n"
+    key, time = mistakes(tmp_path, changed("    rate: 0.5\n", wrong))
+    assert "the truth is joined by `carrier`" in key
+    assert "write hash: [carrier]" in key
+    assert "windows are cut by `sched_dep`, the event_time" in time
+
+
 def test_a_mistake_shows_place_line_caret_and_the_word_that_was_meant(tmp_path):
     text = changed("      at_least: 0.62", "      at_leest: 0.62")
     (mistake,) = mistakes(tmp_path, text)

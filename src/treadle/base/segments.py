@@ -31,6 +31,7 @@ times are ISO 8601 texts):
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import zlib
@@ -76,6 +77,20 @@ def encode(record: Record) -> bytes:
     """The framed bytes of a record."""
     payload = _encoder.encode(record)
     return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def hash_value(value: Any) -> str | None:
+    """What is kept of a value whose field is hashed: the first 128 bits of its text's sha256.
+
+    Equal values have equal hashes, so they can be counted, and joined with the same hash of the
+    truth's key (1545 and 1545.0 are one value). It hides a value from who reads over a shoulder,
+    not from who can try them all.
+    """
+    if value is None or value != value:  # noqa: PLR0124 - NaN, a missing number
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class SegmentWriter:

@@ -199,6 +199,10 @@ class Capture:
     """Share of requests, 0 to 1."""
     per_minute: int = 6000
     """At most so many requests a minute."""
+    exclude: tuple[str, ...] = ()
+    """Fields of a request that are not kept."""
+    hash: tuple[str, ...] = ()
+    """Fields of which only a hash is kept: they can be counted, and joined with the truth."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate <= 1:

@@ -115,6 +115,9 @@ def roll_out(
         "--capture", str(env_folder.resolve() / "capture"),
         "--capture-rate", str(capture.rate), "--capture-per-minute", str(capture.per_minute),
     ]  # fmt: skip
+    for option, names in (("exclude", capture.exclude), ("hash", capture.hash)):
+        if names:
+            arguments += [f"--capture-{option}", ",".join(names)]
     if files is not None:
         listed = env_folder.resolve() / f"files-{release:06d}.json"
         listed.write_text(json.dumps(dict(files)), encoding="utf-8")

@@ -109,8 +109,10 @@ def tables(project: Project, place: str) -> dict[tuple[str, ...], Any]:
         parts.setdefault(tuple(part["by"]), []).append(
             decode(project.objects.read(part["content"]))
         )
+    hashed = project.spec.monitor.capture.hash
     return {
-        by: pa.concat_tables(tables, promote_options="permissive") for by, tables in parts.items()
+        by: truths.hash_key(pa.concat_tables(tables, promote_options="permissive"), hashed)
+        for by, tables in parts.items()
     }
 
 

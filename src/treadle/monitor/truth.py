@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from treadle.base import clock
+from treadle.base import clock, segments
 from treadle.base.errors import UsageError
 
 _TIME = pa.timestamp("us", tz="UTC")
@@ -99,6 +99,17 @@ def normalise(
     known = _times(table[known_at]) if known_at else pa.nulls(table.num_rows, _TIME)
     columns = {name: table[name] for name in by} | {"truth": table[label], "known_at": known}
     return pa.table(columns), by
+
+
+def hash_key(truth: pa.Table, names: Collection[str]) -> pa.Table:
+    """The truth with those columns hashed of which the capture kept hashes alone."""
+    for position, name in enumerate(truth.column_names):
+        if name in names:
+            distinct = _decoded(truth[name]).dictionary_encode()
+            values = [segments.hash_value(value) for value in distinct.dictionary.to_pylist()]
+            column = pa.array(values, pa.string()).take(distinct.indices)
+            truth = truth.set_column(position, name, column)
+    return truth
 
 
 def join(

@@ -8,7 +8,6 @@ cap per minute and what the disk refuses is dropped and counted.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import logging
 import random
 import threading
@@ -174,21 +173,12 @@ class Capture:
         if not self._exclude and not self._hashed:
             return columns
         return {
-            name: [hash_value(value) for value in values] if name in self._hashed else values
+            name: [segments.hash_value(value) for value in values]
+            if name in self._hashed
+            else values
             for name, values in columns.items()
             if name not in self._exclude
         }
-
-
-def hash_value(value: Any) -> str | None:
-    """What is kept of a value whose field is hashed: the first 128 bits of its text's sha256.
-
-    Equal values have equal hashes, so they can be counted and joined with the same hash of the
-    truth's key. It hides a value from who reads over a shoulder, not from who can try them all.
-    """
-    if value is None:
-        return None
-    return hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def output_columns(outputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:

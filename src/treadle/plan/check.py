@@ -555,6 +555,27 @@ class _Checker:
         if minute is not None and type(minute.value) is int and minute.value < 0:
             words = "expected a number of requests, at least 0"
             self.say(minute, ("monitor", "capture", "per_minute"), words)
+        self._kept_fields(tree)
+
+    def _kept_fields(self, tree: Node) -> None:
+        """What monitoring itself needs of a request is kept, and a time as it is."""
+        times, keys = set(), set()
+        data = tree.get("data")
+        for name in (data.entries or {}) if data is not None else {}:
+            times.add(getattr(tree.get("data", name, "event_time"), "value", None))
+            if tree.get("monitor", "truth") is not None:
+                key = tree.get("data", name, "key")
+                keys |= {text for _, text, _ in key.texts()} if key is not None else set()
+        for word in ("exclude", "hash"):
+            fields = tree.get("monitor", "capture", word)
+            for number, text, node in fields.texts() if fields is not None else ():
+                path = ("monitor", "capture", word, number)
+                if text in times:
+                    words = f"windows are cut by `{_cut(text)}`, the event_time"
+                    self.say(node, path, words, "leave it out of this list")
+                elif text in keys and word == "exclude":
+                    words = f"the truth is joined by `{_cut(text)}`"
+                    self.say(node, path, words, f"to hide it, write hash: [{_cut(text)}]")
 
 
 @functools.cache
