@@ -1,0 +1,107 @@
+"""NVIDIA's client, over HTTP or gRPC: what it sees of a server, as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from arrays import packed, unpacked
+
+given = json.loads(sys.argv[1])
+over, port, model = given["over"], given["port"], given.get("model", "demo")
+triton = importlib.import_module(f"tritonclient.{over}")
+client = triton.InferenceServerClient(f"127.0.0.1:{port}")
+
+
+def tensor(name: str, array: Any, binary: bool = True) -> Any:
+    made = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+    if over == "http":
+        made.set_data_from_numpy(array, binary_data=binary)
+    else:
+        made.set_data_from_numpy(array)
+    return made
+
+
+def output(name: str, binary: bool = True) -> Any:
+    if over == "http":
+        return triton.InferRequestedOutput(name, binary_data=binary)
+    return triton.InferRequestedOutput(name)
+
+
+def names(result: Any) -> list[str]:
+    told = result.get_response()
+    outputs = told["outputs"] if over == "http" else told.outputs
+    return [item["name"] if over == "http" else item.name for item in outputs]
+
+
+def seen(result: Any, **more: Any) -> dict[str, Any]:
+    told = result.get_response()
+    http = over == "http"
+    return {
+        "model": told["model_name"] if http else told.model_name,
+        "version": told.get("model_version") if http else told.model_version,
+        "id": told.get("id") if http else told.id,
+        "outputs": {name: packed(result.as_numpy(name)) for name in names(result)},
+        "order": names(result),
+        **more,
+    }
+
+
+def health() -> Any:
+    told = {
+        "live": client.is_server_live(), "ready": client.is_server_ready(),
+        "model": client.is_model_ready(model), "version": client.is_model_ready(model, "7"),
+    }  # fmt: skip
+    if over == "http":
+        told["server"] = client.get_server_metadata()
+        told["metadata"] = client.get_model_metadata(model)
+        told["index"] = client.get_model_repository_index()
+    else:
+        told["server"] = client.get_server_metadata(as_json=True)
+        told["metadata"] = client.get_model_metadata(model, as_json=True)
+        told["index"] = client.get_model_repository_index(as_json=True)
+    return told
+
+
+def infer(inputs: dict[str, Any], outputs: Any = None, binary: bool = True, **more: Any) -> Any:
+    sent = [tensor(name, unpacked(array), binary) for name, array in inputs.items()]
+    wanted = None if outputs is None else [output(name, binary) for name in outputs]
+    return seen(client.infer(model, sent, outputs=wanted, **more))
+
+
+def refused(what: str, **arguments: Any) -> Any:
+    try:
+        {"infer": infer, "load": client.load_model, "unload": client.unload_model}[what](**arguments)
+    except InferenceServerException as error:
+        return {"status": error.status(), "message": error.message()}
+    return None
+
+
+def many(inputs: list[Any], how_many_at_once: int) -> Any:
+    """Different requests at once: every one must get its own answer."""
+
+    async def all_of_them() -> Any:
+        aio = importlib.import_module(f"tritonclient.{over}.aio")
+        turns = asyncio.Semaphore(how_many_at_once)
+        async with aio.InferenceServerClient(f"127.0.0.1:{port}") as asynchronous:
+
+            async def one(number: int, array: Any) -> Any:
+                sent = [tensor("x", unpacked(array))]
+                async with turns:
+                    result = await asynchronous.infer(model, sent, request_id=f"n{number}")
+                return seen(result)
+
+            return await asyncio.gather(*(one(n, array) for n, array in enumerate(inputs)))
+
+    return asyncio.run(all_of_them())
+
+
+does = {"health": health, "infer": infer, "refused": refused, "many": many}
+print(json.dumps([does[step.pop("do")](**step) for step in given["steps"]]))
