@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "look:status",
         "The loop at a glance: data, champion, deployment, health, attention.",
     ),
+    "serve": ("service:serve", "Serve any MLflow model directory: no project needed."),
     "predict": ("service:predict", "Ask the running service; prints predictions with their ids."),
     "score": ("service:score", "The champion over a file, glob or query, streaming, into Parquet."),
     "test": ("turn:test", "The gates alone."),

@@ -1,7 +1,8 @@
-"""`predict`, `score`, `logs`, `down`: the running service."""
+"""`serve`, `predict`, `score`, `logs`, `down`: the running service."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,15 @@ import click
 from treadle.cli.output import Console, common, table
 from treadle.cli.turn import ENVIRONMENT
 from treadle.loop.project import open_project
+
+
+@click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def serve(*, arguments: tuple[str, ...]) -> None:
+    """Serve one model directory: `python -m treadle.operate serve`, with all its options."""
+    # A process of its own: the server holds nothing of the command line in memory.
+    program = [sys.executable, "-P", "-m", "treadle.operate", "serve", *arguments]
+    os.execv(sys.executable, program)
 
 
 @click.command()
