@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.real_clients import models
 
 HERE = Path(__file__).parent

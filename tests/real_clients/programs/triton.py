@@ -78,7 +78,9 @@ def infer(inputs: dict[str, Any], outputs: Any = None, binary: bool = True, **mo
 
 def refused(what: str, **arguments: Any) -> Any:
     try:
-        {"infer": infer, "load": client.load_model, "unload": client.unload_model}[what](**arguments)
+        {"infer": infer, "load": client.load_model, "unload": client.unload_model}[what](
+            **arguments
+        )
     except InferenceServerException as error:
         return {"status": error.status(), "message": error.message()}
     return None
