@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 
@@ -20,7 +20,7 @@ class Head:
     """Without the query, percent-decoded once."""
     query: str = ""
     """As sent, without the question mark."""
-    headers: Mapping[bytes, bytes] = {}
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
     """Names in lower case; the values of a repeated header joined by `, `."""
 
 
