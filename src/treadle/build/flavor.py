@@ -6,11 +6,12 @@
 | XGBoost (Booster and scikit-learn API) | model.ubj | XGBoost's own |
 | LightGBM (Booster and scikit-learn API) | model.lgb | LightGBM's own text |
 | onnx.ModelProto | model.onnx | ONNX |
+| torch.nn.Module, ExportedProgram | data/model.pt2 | exported program (torch.export), canonical bytes |
 | anything with `predict` | model.pkl | pickle, only with `trust: pickle` |
 
 The scikit-learn classes of XGBoost and LightGBM are written as their booster: its `predict` gives
 the probabilities (for two classes: of the second), which MLflow's pyfunc of the classifier would
-not.
+not. What a PyTorch module has to be: `build/exported`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from treadle.base.digest import digest, digest_bytes, digest_file
 from treadle.base.errors import MissingExtra, PipelineError, Refused, TreadleError
 from treadle.base.spec import Task
 from treadle.base.trust import allowed, skops_io
+from treadle.clients.torch_file import is_torch
 
 Predict = Callable[[Any], Any]
 """A frame of the features → ndarray: (n,) or (n, k)."""
@@ -53,7 +55,9 @@ class Written:
     output: str | None = None
     """ONNX: the output that holds the prediction."""
     inputs: int | None = None
-    """ONNX: the width of its one input."""
+    """ONNX and PyTorch: the width of its one input."""
+    matrix: str | None = None
+    """ONNX and PyTorch: MLflow feeds it one matrix of this type, not named columns."""
     trusted: tuple[str, ...] = ()
     """Types that skops is told to trust when it loads the file."""
     pickled: bool = False
@@ -61,11 +65,18 @@ class Written:
 
 
 def write(
-    model: Any, task: Task, folder: Path, *, trust_pickle: bool = False, stored: bytes | None = None
+    model: Any,
+    task: Task,
+    folder: Path,
+    *,
+    trust_pickle: bool = False,
+    stored: bytes | None = None,
+    width: int | None = None,
 ) -> Written:
     """Write the model's file into `folder`.
 
-    `stored` holds the canonical skops bytes of the model where a step has stored it already.
+    `stored` holds the canonical skops bytes of the model where a step has stored it already,
+    `width` is the number of features (a PyTorch module is exported for it).
     Raises Refused where only pickle could hold the model and the project does not trust it, and
     PipelineError for a value that is no model.
     """
@@ -78,11 +89,15 @@ def write(
         return _lightgbm(model, folder)
     if "onnx.ModelProto" in kinds or type(model).__name__ == "ModelProto":
         return _onnx(model, folder)
+    if is_torch(model):
+        from treadle.build import exported
+
+        return exported.write(model, folder, width)
     if not callable(getattr(model, "predict", None)):
         raise PipelineError(
             f"the model result is a {_name(model)}, which cannot predict",
-            hint="a model is a scikit-learn, XGBoost or LightGBM estimator, an onnx.ModelProto, or "
-            "(with `trust: pickle`) any object with predict(frame)",
+            hint="a model is a scikit-learn, XGBoost or LightGBM estimator, an onnx.ModelProto, a "
+            "torch.nn.Module or (with `trust: pickle`) any object with predict(frame)",
         )
     if "sklearn.BaseEstimator" in kinds:
         refused = _sklearn(model, task, folder, stored)
@@ -254,7 +269,7 @@ def _onnx(model: Any, folder: Path) -> Written:
             "onnx_version": onnx.__version__, "providers": ["CPUExecutionProvider"],
         }},
         "mlflow.onnx", "data", "predict", frozenset({"onnxruntime", "onnx"}), predict,
-        output=output, inputs=width if isinstance(width, int) else None,
+        output=output, inputs=width if isinstance(width, int) else None, matrix="float64",
     )  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def package(
         PipelineError: a column is missing or cannot be served, or the value is no model.
         Refused: only pickle could hold the model, and the project does not trust it.
     """
-    from treadle.build import flavor, mlmodel
+    from treadle.build import exported, flavor, mlmodel
     from treadle.build import requirements as pins
     from treadle.build.features import choose, describe
 
@@ -88,25 +88,33 @@ def package(
     rows = train_features if train_features is not None else example
     names = choose(value, section, [str(column) for column in rows.columns], excluded)
     features = describe(_pandas(rows[list(names)]), names)
-    written = flavor.write(value, section.task, folder, trust_pickle=trust_pickle, stored=stored)
+    written = flavor.write(
+        value, section.task, folder, trust_pickle=trust_pickle, stored=stored, width=len(names)
+    )
     if written.inputs is not None and written.inputs != len(names):
+        kind = {"onnx": "ONNX", "pytorch": "PyTorch"}[written.flavor]
         raise PipelineError(
-            f"the ONNX model takes {written.inputs} columns, and there are {len(names)} features",
+            f"the {kind} model takes {written.inputs} columns, and there are {len(names)} features",
             hint="list the model's columns, in its order, under model.features",
         )
     shown = _pandas(example[list(names)].head(EXAMPLE_ROWS)).reset_index(drop=True)
     classes = _classes(value, section.task)
+    if written.flavor == "pytorch":
+        exported.check_features(features)
     prediction = _try(written, shown, features)
     outputs = _outputs(prediction)
     inputs = mlmodel.columns(features)
-    if written.flavor == "onnx":
+    if written.matrix is not None:
         # MLflow flattens the outputs for named columns; a tensor keeps rows apart.
-        inputs = [mlmodel.tensor("float64", (-1, len(names)))]
+        inputs = [mlmodel.tensor(written.matrix, (-1, len(names)))]
+    if written.output is not None:
         outputs = [{**outputs[0], "name": written.output}]
     if section.task != "regression" and not classes and written.predict_fn == "predict":
         width = prediction.shape[1] if prediction.ndim == 2 else 2
         classes = tuple(range(width))
     _check_classes(classes, section)
+    if written.flavor == "pytorch":
+        exported.check_answers(written, section, _pandas(rows[list(names)]))
     pinned = tuple(requirements) if requirements is not None else pins.pin(written.modules)
     rows_shown = {"columns": list(names), "data": _json_rows(shown)}
     texts = {
@@ -124,7 +132,9 @@ def package(
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     content, files = digest_tree(folder)
-    more = {} if written.predict_fn == "predict" else {"predict_fn": written.predict_fn}
+    more = dict(written.extra)
+    if written.predict_fn != "predict":
+        more["predict_fn"] = written.predict_fn
     (folder / "MLmodel").write_text(
         mlmodel.mlmodel(
             flavors={
@@ -284,5 +294,5 @@ def _outputs(prediction: Any) -> list[dict[str, Any]]:
 def flavor_of(files: Mapping[str, str]) -> str | None:
     """The flavor a model directory was written in, by its file; None for a foreign one."""
     names = {"model.skops": "sklearn", "model.ubj": "xgboost", "model.lgb": "lightgbm",
-             "model.onnx": "onnx", "model.pkl": "pyfunc"}  # fmt: skip
+             "model.onnx": "onnx", "data/model.pt2": "pytorch", "model.pkl": "pyfunc"}  # fmt: skip
     return next((flavor for name, flavor in names.items() if name in files), None)

@@ -21,13 +21,15 @@ _DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "catboost": ("catboost",),
     "onnx": ("onnx",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "torch": ("torch",),
     "cloudpickle": ("cloudpickle",),
     "joblib": ("joblib",),
 }
 """Known import names, so that the common case does not read the metadata of every distribution."""
 
 _IMPLIED = {"sklearn": ("numpy", "scipy"), "xgboost": ("numpy", "scipy"),
-            "lightgbm": ("numpy", "scipy"), "onnxruntime": ("numpy",)}  # fmt: skip
+            "lightgbm": ("numpy", "scipy"), "onnxruntime": ("numpy",),
+            "torch": ("numpy",)}  # fmt: skip
 
 
 def pin(modules: Iterable[str]) -> tuple[str, ...]:
@@ -46,7 +48,8 @@ def pin(modules: Iterable[str]) -> tuple[str, ...]:
         if found is None:
             unknown.append(top)
         else:
-            pins.add(f"{found[0]}=={found[1]}")
+            # A build's own label (2.13.0+cpu) is on no index; without it, every build will do.
+            pins.add(f"{found[0]}=={found[1].partition('+')[0]}")
     if unknown:
         raise PipelineError(
             f"the model needs {', '.join(unknown)}, which no installed package provides",

@@ -7,7 +7,7 @@
 | None, bool, int, float, str, list, tuple, set, dict, dates, paths, NumPy values in these | JSON |
 | bytes | as they are |
 | a list of paths | the files' contents and their names |
-| scikit-learn estimators (skops), XGBoost, LightGBM, ONNX | a small model directory |
+| scikit-learn estimators (skops), XGBoost, LightGBM, ONNX, PyTorch (exported) | a small model directory |
 | anything else | pickle, where treadle.yaml says `trust: pickle`; else an error |
 
 A frame that Parquet would give back changed (mixed objects in a column) is an error, not a surprise.
@@ -518,6 +518,8 @@ def _model_writer(value: Any) -> Callable[[Path], dict[str, Any]] | None:
         return lambda folder: _write_onnx(value, folder)
     if "sklearn" in modules:
         return lambda folder: _write_sklearn(value, folder)
+    if "torch" in modules and _is_torch(value):
+        return lambda folder: _write_torch(value, folder)
     return None
 
 
@@ -549,6 +551,7 @@ def _load_model(result: Result, objects: Objects) -> Any:
             "xgboost": _read_xgboost,
             "lightgbm": _read_lightgbm,
             "onnx": _read_onnx,
+            "pytorch": _read_torch,
         }
         try:
             return readers[facts["flavor"]](folder, facts)
@@ -622,3 +625,27 @@ def _read_onnx(folder: Path, _: dict[str, Any]) -> Any:
     import onnx
 
     return onnx.load_model_from_string((folder / "model.onnx").read_bytes())
+
+
+def _is_torch(value: Any) -> bool:
+    from treadle.clients import torch_file
+
+    return torch_file.is_torch(value)
+
+
+def _write_torch(value: Any, folder: Path) -> dict[str, Any]:
+    from treadle.clients import torch_file
+
+    try:
+        program = torch_file.dumps(value)
+    except TreadleError as error:
+        raise NotStorable(error.message, hint=error.hint) from error
+    (folder / "model.pt2").write_bytes(program.data)
+    return {"flavor": "pytorch"}
+
+
+def _read_torch(folder: Path, _: dict[str, Any]) -> Any:
+    """The function that the module was: a module of its graph, not of the project's class."""
+    from treadle.clients import torch_file
+
+    return torch_file.loads((folder / "model.pt2").read_bytes())
