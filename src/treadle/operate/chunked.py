@@ -19,14 +19,16 @@ _MOST_ASIDE: Final = 16 << 10
 _HEX = b"0123456789ABCDEFabcdef"
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _SIZE = re.compile(
-    rb"([0-9A-Fa-f]{1,16})"
+    rb"([0-9A-Fa-f]+)"
     rb"((?:[ \t]*;[ \t]*"
     + _TOKEN
     + rb"(?:[ \t]*=[ \t]*(?:"
     + _TOKEN
     + rb'|"[^"\x00-\x08\x0a-\x1f\x7f]*"))?)*)'
 )
-_TRAILER = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
+_TRAILER = re.compile(rb"(" + _TOKEN + rb"):[\t\x20-\x7e\x80-\xff]*")
+_NOT_BEHIND = (b"content-length", b"transfer-encoding", b"host")
+"""What says how a request is to be read has to stand before it (RFC 9110, 6.5.1)."""
 
 
 class TooLarge(Exception):
@@ -81,7 +83,7 @@ class Chunks:
             position = found + 1
             if len(line) > _MOST_LINE:
                 raise Refused(400, "a line between the chunks is too long")
-            if not line.endswith(b"\r\n"):
+            if not line.endswith(b"\r\n") or b"\r" in line[:-2]:
                 raise Refused(400, "a line between the chunks does not end with CRLF")
             if self._state(line[:-2]):
                 return data[position:]
@@ -108,7 +110,8 @@ class Chunks:
     def _trailer(self, line: bytes) -> bool:
         if not line:
             return True
-        if not _TRAILER.fullmatch(line):
+        found = _TRAILER.fullmatch(line)
+        if found is None or found[1].lower() in _NOT_BEHIND:
             raise Refused(400, "a trailer is not a header")
         self._set_aside(len(line))
         return False

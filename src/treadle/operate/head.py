@@ -40,8 +40,6 @@ CHUNKED: Final = -1
 
 _HEADS, _HEAD_BYTES = 512, 2048
 """At most so many heads a generation, each at most so long: 5 MB in the worst case."""
-_ENORMOUS: Final = 10**18
-"""What stands for a Content-Length of more than 18 digits; no body is as long."""
 
 _CONTROLS = bytes(
     code for code in range(256) if code not in (9, 10, 13) and (code < 32 or code == 127)
@@ -140,7 +138,7 @@ class _Collector:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.lines += 1
-        name = name.lower()
+        name, value = name.lower(), value.strip(b" \t")
         before = self.headers.get(name)
         if before is None:
             self.headers[name] = value
@@ -236,8 +234,7 @@ def _length(headers: dict[bytes, bytes], head: Head, modern: bool) -> int:
         return 0
     if not _DIGITS.fullmatch(length):
         raise Refused(400, "content-length is not a number", head)
-    digits = length.lstrip(b"0")
-    return int(digits or b"0") if len(digits) <= 18 else _ENORMOUS
+    return int(length.lstrip(b"0") or b"0")  # llhttp has refused what does not fit into 64 bits
 
 
 def _flags(headers: dict[bytes, bytes], head: Head, modern: bool) -> int:
