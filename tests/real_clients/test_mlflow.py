@@ -18,7 +18,9 @@ def ask(client: Client, served: Served, *steps: dict[str, Any]) -> list[Any]:
 
 def sent(frame: Any, **dtypes: str) -> dict[str, Any]:
     """A frame for a program: values as JSON has them, and the types to give back to the columns."""
-    kinds = {name: str(kind) for name, kind in frame.dtypes.items() if kind != object} | dtypes
+    kinds = {
+        name: str(kind) for name, kind in frame.dtypes.items() if str(kind) != "object"
+    } | dtypes
     kinds = {name: "object" if kind == "str" else kind for name, kind in kinds.items()}
     return {
         "columns": frame.astype(object).where(frame.notna(), None).to_dict(orient="list"),

@@ -1,0 +1,352 @@
+"""The Open Inference protocol over gRPC, in front of the plane, on a port of its own (`--grpc-port`).
+
+grpc.aio on the server's own event loop: a request is decoded, submitted and answered on the thread
+that the plane belongs to; no pool of threads stands between, so the plane's queue is the only one.
+Every worker binds the same port (SO_REUSEPORT), and the kernel gives each connection to one of them.
+
+The prediction's id and the model's version are in the answer's parameters and in the trailing
+metadata. Errors have the status that gRPC has for them and a sentence that holds nothing of the
+input; a failure's cause is in the log under the request's id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from treadle import __version__
+from treadle.base import clock
+from treadle.base.errors import MissingExtra
+from treadle.operate.batch import Overloaded, TooLate
+from treadle.operate.codec import proto
+from treadle.operate.limits import Limits
+from treadle.operate.plane import Identity, ModelFailed
+from treadle.operate.query import Answer, Query
+from treadle.operate.signature import WrongInput
+
+if TYPE_CHECKING:
+    from treadle.operate.request import Ticket
+
+try:
+    import grpc
+    from grpc import aio
+except ImportError:
+    raise MissingExtra("grpcio", "grpc", "--grpc-port") from None
+
+_log = logging.getLogger("treadle.grpc")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_OPEN = {"ServerLive", "ServerReady"}
+"""Methods that a probe may call without the token."""
+_RETRY = ("grpc-retry-pushback-ms", "1000")
+"""When a client that was turned away may try again (gRPC proposal A6): its own retries read it."""
+_Code = grpc.StatusCode
+_HTTP = {
+    _Code.INVALID_ARGUMENT: 400, _Code.UNAUTHENTICATED: 401, _Code.NOT_FOUND: 404,
+    _Code.INTERNAL: 500, _Code.UNIMPLEMENTED: 501, _Code.RESOURCE_EXHAUSTED: 503,
+    _Code.UNAVAILABLE: 503, _Code.DEADLINE_EXCEEDED: 504,
+}  # fmt: skip
+"""HTTP's number for a status: what the metrics count."""
+
+
+class Plane(Protocol):
+    """What is needed of the data plane."""
+
+    identity: Identity
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers."""
+
+    @property
+    def examples(self) -> Mapping[str, Any]:
+        """Its outputs, where a warm-up told them."""
+
+    def submit(
+        self, query: Query, done: Callable[[Answer | Exception], None], deadline_s: float | None
+    ) -> Ticket:
+        """Queue a query; `done` is called once on the loop's thread."""
+
+    def metadata(self) -> Mapping[str, Any]:
+        """The model's metadata in the protocol's words."""
+
+
+class _Refused(Exception):
+    """A status, its words, and metadata for the client."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, *more: tuple[str, str]) -> None:
+        super().__init__(message)
+        self.code, self.message, self.more = code, message, more
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Files of TLS; read again when they change."""
+
+    chain: Path
+    key: Path | None = None
+    """None: in the same file."""
+
+
+@dataclass
+class _Call:
+    """One call: gRPC's context, and the trailing metadata of its answer."""
+
+    context: Any
+    id: str
+    trailing: list[tuple[str, str]] = field(default_factory=list)
+
+    def tell(self, name: str, value: str) -> None:
+        if value.isascii() and value.isprintable():  # else it is no metadata that gRPC would send
+            self.trailing.append((name, value))
+
+
+_Work = Callable[[bytes, _Call], Awaitable[Any]]
+
+
+class Server:
+    """The gRPC server of one worker. Belongs to the event loop that `start` runs on."""
+
+    def __init__(
+        self,
+        plane: Plane,
+        limits: Limits,
+        codec: proto.Inference,
+        *,
+        token: str | None = None,
+        certificate: Certificate | None = None,
+        count: Callable[[str, int], None] = lambda *_: None,
+    ) -> None:
+        """`count` hears of every answered call: the route `grpc` and HTTP's number for its status."""
+        self._plane, self._limits = plane, limits
+        self._token = None if token is None else f"Bearer {token}".encode()
+        self._certificate, self._count = certificate, count
+        self._name, self._version = plane.identity.model, str(plane.identity.release)
+        self._codec = codec
+        self._server: Any = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen and answer; the port is told, for 0 takes any free one. OSError where it cannot."""
+        bound = reserve(host, port)  # says why where it cannot; gRPC only says that it could not
+        try:
+            port = bound.getsockname()[1]
+            self._server = aio.server(options=[
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_receive_message_length", self._limits.max_body_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_metadata_size", self._limits.max_head_bytes),
+                ("grpc.max_concurrent_streams", self._limits.max_queue_requests),
+                ("grpc.server_handshake_timeout_ms", int(self._limits.head_timeout_s * 1000)),
+            ])  # fmt: skip
+            handlers = {
+                name: grpc.unary_unary_rpc_method_handler(self._handler(name, work))
+                for name, work in self._methods().items()
+            }
+            self._server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(proto.SERVICE, handlers),)
+            )
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            if self._certificate is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(address, _credentials(self._certificate))
+            await self._server.start()
+        finally:
+            bound.close()
+        return port
+
+    async def drain(self, grace_s: float) -> None:
+        """Accept nothing more, finish what is in flight, then close; after `grace_s` in any case.
+
+        Clients are told to go elsewhere (GOAWAY) and open their next call on a new connection.
+        """
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+    # ---- calls ----
+
+    def _methods(self) -> dict[str, _Work]:
+        return {
+            "ServerLive": self._server_live, "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready, "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata, "ModelInfer": self._model_infer,
+            "RepositoryIndex": self._repository_index, "RepositoryModelLoad": _fixed,
+            "RepositoryModelUnload": _fixed,
+        }  # fmt: skip
+
+    def _handler(self, name: str, work: _Work) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        """A method as gRPC calls it: bytes to bytes, every error with its status."""
+
+        async def handle(body: bytes, context: Any) -> bytes:
+            told = {key: value for key, value in context.invocation_metadata() or ()}  # noqa: C416 - last one wins
+            call = _Call(context, self._request_id(told))
+            call.tell("x-request-id", call.id)
+            call.tell("x-model-version", self._version)
+            if _TRACE.fullmatch(str(told.get("traceparent", ""))):
+                call.tell("traceparent", str(told["traceparent"]))
+            try:
+                if name not in _OPEN:
+                    self._authorize(told.get("authorization"))
+                response = await work(body, call)
+                encoded: bytes = response.SerializeToString()
+            except _Refused as refused:
+                await self._abort(call, refused)
+            except WrongInput as wrong:
+                await self._abort(call, _Refused(_Code.INVALID_ARGUMENT, wrong.message))
+            except Overloaded as full:
+                await self._abort(call, _Refused(_Code.RESOURCE_EXHAUSTED, full.message, _RETRY))
+            except TooLate as late:
+                await self._abort(call, _Refused(_Code.DEADLINE_EXCEEDED, late.message))
+            except Exception as error:
+                cause = error.__cause__ if isinstance(error, ModelFailed) else error
+                _log.error("request %s: %s failed", call.id, name, exc_info=cause)
+                who = "model" if isinstance(error, ModelFailed) else "server"
+                words = f"the {who} failed; the log has request {call.id}"
+                await self._abort(call, _Refused(_Code.INTERNAL, words))
+            self._count("grpc", 200)
+            context.set_trailing_metadata(tuple(call.trailing))
+            return encoded
+
+        return handle
+
+    async def _abort(self, call: _Call, refused: _Refused) -> NoReturn:
+        self._count("grpc", _HTTP[refused.code])
+        trailing = (*call.trailing, *refused.more)
+        await call.context.abort(refused.code, refused.message, trailing)
+        raise AssertionError  # abort raises
+
+    def _request_id(self, told: Mapping[str, Any]) -> str:
+        given = str(told.get("x-request-id", ""))
+        return given if _REQUEST_ID.fullmatch(given) else clock.ulid()
+
+    def _authorize(self, given: Any) -> None:
+        if self._token is None:
+            return
+        if not isinstance(given, str) or not hmac.compare_digest(given.encode(), self._token):
+            raise _Refused(_Code.UNAUTHENTICATED, "send the bearer token in `authorization`")
+
+    def _known(self, name: str, version: str) -> None:
+        if name != self._name or version not in ("", self._version):
+            raise _Refused(
+                _Code.NOT_FOUND,
+                f"the only model here is {self._name}, version {self._version}",
+            )
+
+    async def _server_live(self, _body: bytes, _call: _Call) -> Any:
+        return proto.message("ServerLiveResponse")(live=True)
+
+    async def _server_ready(self, _body: bytes, _call: _Call) -> Any:
+        return proto.message("ServerReadyResponse")(ready=self._plane.ready)
+
+    async def _model_ready(self, body: bytes, _call: _Call) -> Any:
+        request = proto.parsed("ModelReadyRequest", body)
+        self._known(request.name, request.version)
+        return proto.message("ModelReadyResponse")(ready=self._plane.ready)
+
+    async def _server_metadata(self, _body: bytes, _call: _Call) -> Any:
+        return proto.message("ServerMetadataResponse")(
+            name="treadle", version=__version__, extensions=["model_repository"]
+        )
+
+    async def _model_metadata(self, body: bytes, _call: _Call) -> Any:
+        request = proto.parsed("ModelMetadataRequest", body)
+        self._known(request.name, request.version)
+        return proto.message("ModelMetadataResponse")(**self._plane.metadata())
+
+    async def _repository_index(self, body: bytes, _call: _Call) -> Any:
+        request = proto.parsed("RepositoryIndexRequest", body)
+        response = proto.message("RepositoryIndexResponse")()
+        ready = self._plane.ready
+        if ready or not request.ready:
+            state = "READY" if ready else "UNAVAILABLE"
+            response.models.add(name=self._name, version=self._version, state=state)
+        return response
+
+    async def _model_infer(self, body: bytes, call: _Call) -> Any:
+        request = proto.parsed("ModelInferRequest", body)
+        self._known(request.model_name, request.model_version)
+        if not self._plane.ready:
+            raise _Refused(_Code.UNAVAILABLE, "the model is not ready")
+        decoded = self._codec.decode(request)
+        self._codec.check(decoded, self._plane.examples)
+        answer = await self._answered(decoded.query, call.context.time_remaining())
+        call.tell("x-prediction-id", answer.id)
+        return self._codec.encode(answer, decoded)
+
+    async def _answered(self, query: Query, remaining_s: float | None) -> Answer:
+        """Wait for the plane; a client that left or was too late is dropped from its queue."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def done(result: Answer | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        limit_s = self._limits.deadline_s
+        if remaining_s is not None:
+            limit_s = min(limit_s, remaining_s)
+        ticket = self._plane.submit(query, done, limit_s)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
+
+
+async def _fixed(_body: bytes, _call: _Call) -> Any:
+    words = "the model is chosen when the server starts: none is loaded or unloaded by a request"
+    raise _Refused(_Code.UNIMPLEMENTED, words)
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """A socket bound to the port beside others of its kind (SO_REUSEPORT), not listening.
+
+    It holds the port, 0 having become a number, for the workers that will listen there. OSError.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _credentials(files: Certificate) -> Any:
+    """TLS that looks at its files at every handshake, and takes them when they have changed."""
+    seen: list[tuple[float, float]] = []
+
+    def stamps() -> tuple[float, float]:
+        key = files.key or files.chain
+        return files.chain.stat().st_mtime, key.stat().st_mtime
+
+    def read() -> Any:
+        chain = files.chain.read_bytes()
+        key = files.key.read_bytes() if files.key is not None else chain
+        return grpc.ssl_server_certificate_configuration([(key, chain)])
+
+    def changed() -> Any:
+        try:
+            now = stamps()
+            if now == seen[-1]:
+                return None
+            found = read()
+        except OSError:
+            return None  # being replaced: the ones before still hold
+        seen[:] = [now]
+        return found
+
+    seen.append(stamps())
+    return grpc.dynamic_ssl_server_credentials(read(), changed)
