@@ -142,13 +142,12 @@ def test_a_token_comes_from_its_file_or_its_variable_and_is_not_shown(tmp_path: 
 
 
 def test_open_is_what_strangers_reach_without_token_and_tls() -> None:
-    assert not read("/m").open
-    assert not read("/m", "--host", "localhost").open
-    assert not read("/m", "--host", "::1").open
-    assert read("/m", "--host", "0.0.0.0").open
-    assert read("/m", "--host", "model.example").open
-    assert not read("/m", "--host", "0.0.0.0", TREADLE_TOKEN="a").open
-    assert not read("/m", "--host", "::", "--tls-certificate", "/dev/null").open
+    for address in ("127.0.0.1", "127.8.8.8", "localhost", "::1"):
+        assert not read("/m").open_at(address)
+    for address in ("0.0.0.0", "::", "10.0.0.1", "model.example"):
+        assert read("/m").open_at(address)
+        assert not read("/m", TREADLE_TOKEN="a").open_at(address)
+        assert not read("/m", "--tls-certificate", "/dev/null").open_at(address)
 
 
 def test_sagemaker_names_no_model_and_reaches_the_port_from_outside(

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from treadle.base import supervision
-from treadle.operate import supervisor
+from treadle.operate import supervisor, wanted
 
 
 def test_the_log_is_rotated_by_size_and_three_old_ones_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "LOG_BYTES", 100)
-    log = supervisor._Log(tmp_path / "server.log")
+    monkeypatch.setattr(wanted, "LOG_BYTES", 100)
+    log = wanted.Log(tmp_path / "server.log")
     for number in range(12):
         log.write(b"%02d" % number + b"x" * 47 + b"\n")
     texts = {path.name: path.read_bytes()[:2] for path in tmp_path.iterdir()}

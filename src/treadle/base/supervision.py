@@ -34,6 +34,8 @@ class Wanted:
     """Variables of the server over those of the supervisor."""
     start_timeout_s: float = 60.0
     linger_s: float = 10.0
+    workers: int = 1
+    """Processes that share the port; each may take `start_timeout_s` to get ready, one by one."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,21 @@ class Supervised:
     model_folder: str = ""
     instance: str = ""
     server_pid: int = 0
+    """The first worker's, like `instance` and `command`; 0 while it is being replaced."""
     restarts: int = 0
-    """After crashes, since the supervisor began."""
+    """Workers that died or were stuck, since the supervisor began."""
     error: str | None = None
     """Why the `Wanted` named by `answered` is not served; None when it is."""
     hint: str | None = None
     command: tuple[str, ...] = ()
+    workers: int = 0
+    """As many should serve."""
+    ready: int = 0
+    """As many do; while they are fewer the service says of itself that it is not ready."""
+    server_pids: tuple[int, ...] = ()
+    instances: tuple[str, ...] = ()
+    compared: str | None = None
+    """How the answers to the input example differ from those of the version before."""
 
     @property
     def address(self) -> str:

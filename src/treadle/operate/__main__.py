@@ -1,7 +1,8 @@
 """`python -m treadle.operate serve MODEL_DIR` and (for the process target) `… supervise FOLDER`.
 
 Every option of `serve` also comes from the environment: `TREADLE_` and its name in capitals
-(`TREADLE_MODEL`, `TREADLE_HOST`, `TREADLE_PORT`, …).
+(`TREADLE_MODEL`, `TREADLE_HOST`, `TREADLE_PORT`, …), so that `serve` alone suffices in a container.
+One worker is this process itself; several are processes of their own under a supervisor.
 """
 
 from __future__ import annotations
@@ -11,101 +12,53 @@ import json
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from treadle.base import garbage
-from treadle.base.errors import StateCorrupt, TreadleError, UsageError
+from treadle.base.errors import TreadleError
+from treadle.operate import options as settings
+from treadle.operate import threads
+from treadle.operate.options import Options
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
+_log = logging.getLogger("treadle.server")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The process's exit code."""
-    try:
-        options = _parser().parse_args(arguments)
-    except UsageError as error:  # a variable of the environment that cannot be
-        print(f"error: {error.message}", file=sys.stderr)
-        return error.exit_code
-    if options.command == "supervise":
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = _parser().parse_args(arguments)
+    if parsed.command == "supervise":
         from treadle.operate import supervisor
 
-        return supervisor.run(Path(options.folder), options.fd, options.lock_fd)
-    told = _Status(options.status_fd)
+        return supervisor.run(Path(parsed.folder), parsed.fd, parsed.lock_fd)
+    told = _Status(parsed.status_fd)
     try:
+        options = settings.read(parsed, os.environ)
+        if options.workers > 1 and options.given.fd is None:
+            return _supervise(options, arguments[arguments.index("serve") + 1 :])
         return _serve(options, told)
     except TreadleError as error:
-        told.send(error=error.message, hint=error.hint, kind=type(error).__name__)
+        told.send(error=error.message, hint=error.hint, code=error.exit_code)
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"  fix: {error.hint}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        # The message of a foreign library may hold paths: it belongs to the log, not to the reply.
-        logging.getLogger("treadle.server").exception("the server could not start")
-        told.send(error=f"{type(error).__name__}: {error}", hint=None, kind="TreadleError")
+        # The message of a foreign library may hold paths: it belongs to the log, not to a reply.
+        _log.exception("the server could not start")
+        told.send(error=f"{type(error).__name__}: {error}", hint=None, code=1)
         return 1
-
-
-class _Status:
-    """JSON lines to the supervisor: ready, or why not; draining."""
-
-    def __init__(self, descriptor: int | None) -> None:
-        self._descriptor = descriptor
-
-    def send(self, **facts: Any) -> None:
-        if self._descriptor is None:
-            return
-        try:
-            os.write(self._descriptor, json.dumps(facts).encode() + b"\n")
-        except OSError:
-            self._descriptor = None  # the supervisor is gone: the lifeline tells the server
-
-
-def _environment(name: str, fallback: Any, kind: Callable[[str], Any] = str) -> Any:
-    text = os.environ.get("TREADLE_" + name)
-    if text is None:
-        return fallback
-    try:
-        return kind(text)
-    except ValueError:
-        raise UsageError(f"TREADLE_{name}: {text!r} is not what it should be") from None
-
-
-def _yes(text: str) -> bool:
-    return text.strip().lower() in ("1", "true", "yes", "on")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m treadle.operate", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve one model directory")
-    add = serve.add_argument
-    add("model", nargs="?", default=_environment("MODEL", None), help="MLflow model directory")
-    add("--host", default=_environment("HOST", "127.0.0.1"))
-    add("--port", type=int, default=_environment("PORT", 8080, int), help="0: any free port")
-    add("--environment", default=_environment("ENVIRONMENT", "local"))
-    add("--release", type=int, default=_environment("RELEASE", 0, int))
-    add("--instance", default=_environment("INSTANCE", None), help="part of every prediction id")
-    add("--name", default=_environment("NAME", "model"), help="the model's name in V2")
-    add("--run", default=_environment("RUN", ""), help="the run that made it, for /version")
-    add("--content", default=_environment("CONTENT", ""), help="digest of the model directory")
-    add("--files", default=_environment("FILES", None), metavar="JSON",
-        help="a file {path: digest}: every file of the model is compared")  # fmt: skip
-    add("--capture", default=_environment("CAPTURE", None), metavar="DIR")
-    add("--capture-rate", type=float, default=_environment("CAPTURE_RATE", 1.0, float))
-    add("--capture-per-minute", type=int, default=_environment("CAPTURE_PER_MINUTE", 6000, int))
-    add("--trust-pickle", action="store_true", default=_environment("TRUST_PICKLE", False, _yes))
-    add("--threads", type=int, default=_environment("THREADS", 1, int),
-        help="threads of a prediction (OpenMP, BLAS); small requests are fastest with 1")  # fmt: skip
-    add("--max-body", type=int, default=_environment("MAX_BODY", 64 << 20, int), metavar="BYTES")
-    add("--linger", type=float, default=_environment("LINGER", 10.0, float), metavar="S",
-        help="how long idle connections stay open after a swap")  # fmt: skip
-    for hidden in ("--fd", "--status-fd", "--lifeline-fd"):
-        add(hidden, type=int, default=None, help=argparse.SUPPRESS)
+    settings.add_arguments(serve)
     supervise = commands.add_parser("supervise", help=argparse.SUPPRESS)
     supervise.add_argument("folder")
     supervise.add_argument("--fd", type=int, required=True)
@@ -113,76 +66,113 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(options: argparse.Namespace, told: _Status) -> int:
-    if options.model is None:
-        raise UsageError("which model?", hint="name the model directory, or set TREADLE_MODEL")
-    for name in _THREADS[:3]:
-        os.environ.setdefault(name, str(options.threads))  # before any library reads them
+class _Status:
+    """JSON lines to the supervisor: ready, or why not; serving; draining."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def send(self, **facts: Any) -> None:
+        if self._descriptor is None:
+            return
+        rest = memoryview(json.dumps(facts).encode() + b"\n")
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            self._descriptor = None  # the supervisor is gone: the lifeline tells the server
+
+
+# ---- several workers -----------------------------------------------------------------------------
+
+
+def _supervise(options: Options, arguments: list[str]) -> int:
+    """N workers on one socket; this process starts, watches and replaces them."""
+    from treadle.base.supervision import Wanted
+    from treadle.operate.supervisor import Supervisor
+    from treadle.operate.wanted import CommandLine
+
+    wanted = Wanted(
+        id=secrets.token_hex(8), model_folder=str(options.model), release=options.release,
+        content=options.content, arguments=(), start_timeout_s=options.start_timeout_s,
+        linger_s=options.linger_s, workers=options.workers,
+    )  # fmt: skip
+    with _bind(options) as listener:
+        source = CommandLine(wanted, arguments, options.instance)
+        return Supervisor(source, listener).run()
+
+
+# ---- one worker ----------------------------------------------------------------------------------
+
+
+def _serve(options: Options, told: _Status) -> int:
+    """Load, verify, warm; then, when told so, accept; until a signal ends it."""
+    given = options.given
+    number = threads.settle(options.workers, options.threads, os.environ)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )  # fmt: skip
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    listener = _listener(options)
-    garbage.look_seldom()
-    from treadle.operate import model, plane, server
-    from treadle.operate.capture import Capture
-
-    files = None
-    if options.files:
-        files = json.loads(Path(options.files).read_text(encoding="utf-8"))
-    loaded = model.load(Path(options.model), files=files, trust_pickle=options.trust_pickle)
-    if options.content and loaded.content and options.content != loaded.content:
-        raise StateCorrupt(
-            f"the model directory is not what was released: wanted {options.content}, "
-            f"found {loaded.content}"
-        )
-    identity = plane.Identity(
-        options.environment, options.release, options.instance or secrets.token_hex(4),
-        options.name, options.content or loaded.content, options.run,
-    )  # fmt: skip
-    capture = None
-    if options.capture:
-        capture = Capture(
-            Path(options.capture), environment=identity.environment, release=identity.release,
-            instance=identity.instance, model=identity.content, rate=options.capture_rate,
-            per_minute=options.capture_per_minute,
-        )  # fmt: skip
-    data = plane.Plane(loaded, identity, capture)
-    warmed = data.warm()
-    application = server.Application(data, max_body_bytes=options.max_body)
+    _signals_until_serving()
+    listener = _bind(options) if given.fd is None else socket.socket(fileno=given.fd)
     host, port = listener.getsockname()[:2]
-    log = logging.getLogger("treadle.server")
+    if given.slot == 0 and options.open_at(host):
+        _log.warning(
+            "everybody who reaches %s:%d may ask: there is neither a token (--token-file) nor TLS "
+            "(--tls-certificate)", host, port,
+        )  # fmt: skip
+    garbage.look_seldom()
+    from treadle.operate import counters
+    from treadle.operate.counters import Shared
+    from treadle.operate.metrics import Metrics
+    from treadle.operate.serving import Serving
+
+    shared = None if given.counters_fd is None else Shared.attach(given.counters_fd)
+    metrics = Metrics(shared, given.slot)
+    serving = Serving(options, metrics)
+    who = serving.identity
+    told.send(
+        ready=True, pid=os.getpid(), instance=who.instance, warmed=serving.warmed,
+        silence_s=options.stuck_after_s,
+        call_s=options.limits.deadline_s + options.stuck_after_s,
+        example=serving.example(), compared=serving.compared(given.compare_fd),
+    )  # fmt: skip
+    if given.lifeline_fd is not None and os.read(given.lifeline_fd, 1) == b"":
+        return 0  # the supervisor is gone, and nobody has come here yet
 
     def started() -> None:
-        log.info("release %d (%s, instance %s) serves on http://%s:%d, %s", identity.release,
-                 loaded.flavor, identity.instance, host, port, warmed)  # fmt: skip
+        metrics.beat()
+        if shared is None:
+            metrics.shared.header[counters.READY] = 1
+        _log.info(
+            "release %d (%s, instance %s) serves on http%s://%s:%d, %s, %d thread%s", who.release,
+            serving.flavor, who.instance, "s" if options.tls_certificate else "", host, port,
+            serving.warmed, number, "" if number == 1 else "s",
+        )  # fmt: skip
         garbage.look_as_usual()
-        told.send(ready=True, pid=os.getpid(), instance=identity.instance, warmed=warmed)
+        told.send(serving=True)
 
-    server.run(
-        server.Server(application, swap_linger_s=options.linger, lifeline=options.lifeline_fd,
-                      started=started, drained=lambda: told.send(draining=True)),
-        application, listener,
-    )  # fmt: skip
-    log.info("release %d (instance %s) has ended", identity.release, identity.instance)
+    serving.run(listener, started=started, drained=lambda: told.send(draining=True))
+    _log.info("release %d (instance %s) has ended", who.release, who.instance)
     return 0
 
 
-def _listener(options: argparse.Namespace) -> socket.socket:
-    if options.fd is not None:
-        return socket.socket(fileno=options.fd)
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((options.host, options.port))
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on {options.host}:{options.port}: {error.strerror}",
-            hint="choose another --port (0 takes any free one)",
-        ) from None
-    return listener
+def _signals_until_serving() -> None:
+    """What a signal does before the server has handlers of its own."""
+    # The supervisor sends these to whoever serves; they must not end one that is about to.
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    if os.getpid() == 1:  # the kernel gives a container's first process no default handlers
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: os._exit(0))
+
+
+def _bind(options: Options) -> socket.socket:
+    """The port, bound and not yet listened to: a port in use is known before a model is loaded."""
+    from treadle.operate.listener import bind
+
+    return bind(options.host, options.port)
 
 
 if __name__ == "__main__":

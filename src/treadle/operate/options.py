@@ -167,7 +167,7 @@ class Given:
     counters_fd: int | None = None
     slot: int = 0
     """Shared counters, and the row that this worker writes."""
-    compare: Path | None = None
+    compare_fd: int | None = None
     """What the version before answered to its input example (warmup.py)."""
 
 
@@ -221,17 +221,16 @@ class Options:
     """From TREADLE_TOKEN or the token's file; never from an argument, which everybody can read."""
     given: Given = field(default_factory=Given)
 
-    @property
-    def open(self) -> bool:
-        """Whether strangers can reach the port, and neither a token nor TLS is asked for."""
+    def open_at(self, address: str) -> bool:
+        """Whether strangers reach this address, and neither a token nor TLS is asked for."""
         import ipaddress
 
         if self.token is not None or self.tls_certificate is not None:
             return False
         try:
-            return not ipaddress.ip_address(self.host).is_loopback
+            return not ipaddress.ip_address(address).is_loopback
         except ValueError:
-            return self.host != "localhost"
+            return address != "localhost"
 
 
 _LIMITS = {
@@ -275,7 +274,7 @@ class _Setting:
             return self.kind(text)
         except (ValueError, TypeError) as error:
             raise UsageError(
-                f"{source}: {text!r} cannot be", hint=f"it is to be {self._wanted(error)}"
+                f"{source}: {text!r} is not what it should be", hint=self._wanted(error)
             ) from None
 
     def _wanted(self, error: Exception) -> str:
@@ -285,7 +284,8 @@ class _Setting:
 
     @property
     def kind_words(self) -> str:
-        return (self.kind.__doc__ or self.words).split(":")[0].rstrip(".").lower()
+        words = (self.kind.__doc__ or self.words).split(":")[0].rstrip(".")
+        return words[0].lower() + words[1:]
 
 
 def _settings() -> dict[str, _Setting]:
@@ -321,7 +321,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                 metavar=setting.metavar or setting.name.split("_")[-1].upper())  # fmt: skip
     for one in dataclasses.fields(Given):
         parser.add_argument("--" + one.name.replace("_", "-"), default=one.default,
-                            type=Path if one.name == "compare" else int, help=argparse.SUPPRESS)  # fmt: skip
+                            type=int, help=argparse.SUPPRESS)  # fmt: skip
 
 
 def _shown(setting: _Setting) -> str:

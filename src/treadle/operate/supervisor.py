@@ -1,155 +1,173 @@
-"""The supervisor of a model server on this machine: owns the port, starts, swaps and restarts.
+"""The supervisor of a model server on this machine: starts, swaps, watches and replaces workers.
 
-It binds nothing itself: it is given the listening socket, and gives it to every server it starts, so
-a new version is ready on the same port before the old one stops accepting. The new server accepts
-only when it is loaded, verified, warmed and has answered its input example twice alike; if it does
-not get there, the old one goes on as if nothing had been asked. After a crash the server is started
-again, with exponential backoff. Servers hold the reading end of a pipe, the lifeline: when the
-supervisor dies, even by SIGKILL, they drain and end.
+It has the listening socket and gives it to every worker. A version is a generation of N workers that
+share nothing but that socket and some counters. They are loaded one after another (the peak of memory
+is that of one), and none accepts before all of them are loaded, verified, warmed and have answered
+the input example twice alike. Then the old generation stops accepting, the new one begins, and
+connections that come in between wait in the kernel's queue: no two versions ever answer at a time. If
+a new generation does not get that far, the old one goes on as if nothing had been asked.
 
-Signals: SIGHUP reads `wanted.json`, SIGTERM stops everything, SIGUSR1 closes capture segments.
-Only the standard library is imported: the supervisor stays small.
+A worker that dies is replaced, with exponential back-off; so is one that is stuck: no sign of its
+loop for `--stuck-after` seconds while it is not calling the model, or a call that takes that long
+beyond the requests' deadline. Until then a long prediction may keep a loop from telling that it
+lives: native code holds the interpreter's lock. While a worker is missing, all of them say that they
+are not ready. Workers hold the reading end of a pipe, the lifeline: when the supervisor dies, even by
+SIGKILL, they drain and end.
+
+Signals: SIGHUP asks the source what is wanted, SIGTERM stops everything, SIGUSR1 closes capture
+segments. Only the standard library is imported: the supervisor stays small.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import fcntl
-import json
 import os
-import secrets
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from treadle.base import supervision
 from treadle.base.supervision import Supervised, Wanted
+from treadle.operate import counters, warmup, worker
+from treadle.operate.counters import Shared
+from treadle.operate.wanted import Folder, Source
+from treadle.operate.worker import Told, Worker
 
-LOG_BYTES = 10 << 20
 BACKOFF_S, BACKOFF_MOST_S, HEALTHY_S = 0.2, 30.0, 60.0
 STOP_GRACE_S = 15.0
+DRAIN_GRACE_S = 45.0
+"""Beyond the linger, for what was in flight."""
+HANDOVER_S = 2.0
+"""How long new workers wait for the old ones to stop accepting; they may be busy with a prediction."""
+ACCEPT_S = 30.0
+SLOTS = 256
+"""Processes that live at a time, those that drain included; an unused one costs nothing."""
+LOOK_S = 1.0
+"""How often workers are looked at; they tell once a second that they live."""
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
 Status = Literal["starting", "serving", "restarting", "failed", "stopped"]
 
 
-class _Log:
-    """server.log, rotated by size; every server writes into it through a pipe."""
+@dataclass
+class Seat:
+    """One of a generation's N places, and who has it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("ab", buffering=0)
-
-    def write(self, data: bytes) -> None:
-        try:
-            if self._file.tell() + len(data) > LOG_BYTES:
-                self._rotate()
-            self._file.write(data)
-        except OSError:
-            pass  # a full disk must not stop the service
-
-    def say(self, text: str) -> None:
-        moment = dt.datetime.now().strftime("%Y-%m-%d %H:%M:%S")  # noqa: DTZ005 - as the server's lines
-        self.write(f"{moment} INFO supervisor: {text}\n".encode())
-
-    def _rotate(self) -> None:
-        for number in range(supervision.ROTATED - 1, 0, -1):
-            older = self._path.with_name(f"{self._path.name}.{number}")
-            if older.exists():
-                os.replace(older, self._path.with_name(f"{self._path.name}.{number + 1}"))
-        os.replace(self._path, self._path.with_name(f"{self._path.name}.1"))
-        self._file.close()
-        self._file = self._path.open("ab", buffering=0)
+    worker: Worker | None = None
+    failures: int = 0
+    restart_at: float = 0.0
 
 
-class _Child:
-    """One server process."""
+@dataclass
+class Generation:
+    """The workers of one version."""
 
-    def __init__(self, wanted: Wanted, folder: Path, listener: socket.socket) -> None:
-        self.wanted, self.instance = wanted, secrets.token_hex(4)
-        self.phase: Literal["starting", "serving", "draining"] = "starting"
-        self.deadline = time.monotonic() + wanted.start_timeout_s
-        self.began = time.monotonic()
-        self.told = b""
-        self.status, status_end = os.pipe()
-        lifeline_end, self.lifeline = os.pipe()
-        self.output, output_end = os.pipe()
-        os.set_blocking(self.output, False)
-        os.set_blocking(self.status, False)
-        given = (listener.fileno(), status_end, lifeline_end)
-        # -P: the folder that a server happens to start in must not shadow what it imports.
-        self.command = [
-            sys.executable, "-P", "-m", "treadle.operate", "serve", wanted.model_folder,
-            "--release", str(wanted.release), "--content", wanted.content,
-            "--instance", self.instance, "--linger", str(wanted.linger_s), *wanted.arguments,
-            "--fd", str(given[0]), "--status-fd", str(status_end),
-            "--lifeline-fd", str(lifeline_end),
-        ]  # fmt: skip
-        try:
-            self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=output_end, stderr=output_end,
-                pass_fds=given, cwd=folder, env={**os.environ, **wanted.environ},
-                # A Ctrl-C at a terminal is not for the server.
-                process_group=0,
-            )  # fmt: skip
-        finally:
-            for end in (status_end, lifeline_end, output_end):
-                os.close(end)
+    wanted: Wanted
+    seats: list[Seat] = field(default_factory=list)
+    compared: str | None = None
 
-    def signal(self, number: int) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
+    def __post_init__(self) -> None:
+        self.seats = [Seat() for _ in range(self.wanted.workers)]
 
-    def close(self) -> None:
-        for end in (self.status, self.lifeline, self.output):
-            os.close(end)
+    @property
+    def workers(self) -> list[Worker]:
+        """Those that live, in the order of their seats."""
+        return [seat.worker for seat in self.seats if seat.worker is not None]
+
+    @property
+    def loading(self) -> bool:
+        """Whether one of them is on its way; the next begins after it."""
+        return any(one.phase == "loading" for one in self.workers)
+
+    def seat_of(self, one: Worker) -> Seat | None:
+        """Where it sits."""
+        return next((seat for seat in self.seats if seat.worker is one), None)
+
+    @property
+    def example(self) -> dict[str, Any] | None:
+        """What one of its workers answered to the input example."""
+        return next((one.told.example for one in self.workers if one.told.example), None)
 
 
 class Supervisor:
     """The loop: signals, pipes and timers, one thread."""
 
-    def __init__(self, folder: Path, listener: socket.socket) -> None:
-        self._folder, self._listener = folder, listener
+    def __init__(self, source: Source, listener: socket.socket) -> None:
+        self._source, self._listener = source, listener
         self._host, self._port = listener.getsockname()[:2]
-        self._log = _Log(folder / supervision.LOG)
         self._selector = selectors.DefaultSelector()
-        self._children: list[_Child] = []
-        self._active: _Child | None = None
-        self._served: Wanted | None = None
-        """The last one that was served: what a crash restarts."""
+        # Old generations drain while new ones count: each process has a row of its own.
+        self._shared = Shared.create(SLOTS)
+        self._free = list(range(self._shared.slots))
+        self._all: list[Worker] = []
+        self._current: Generation | None = None
+        self._next: Generation | None = None
+        self._leaving: list[Worker] = []
+        """Old workers that have not yet said that they accept no more."""
+        self._handover_at: float | None = None
         self._answered, self._error, self._hint = "", None, None  # type: str, str | None, str | None
+        self._failed_code = 1
         self._status: Status = "starting"
+        self._served, self._untold = False, False
         self._since = _real_now()
-        self._restarts, self._failures = 0, 0
-        self._leaving: _Child | None = None
-        self._restart_at: float | None = None
+        self._restarts = 0
+        self._looked = self._awake = time.monotonic()
         self._stop_at: float | None = None
 
     # ---- what it says ----
 
-    def _publish(self, status: Status) -> None:
+    def _publish(self, status: Status | None = None) -> None:
+        current = self._current
+        serving = [one for one in current.workers if one.phase == "serving"] if current else []
+        if status is None:
+            if serving or not self._served:
+                status = "serving" if serving else "starting"
+            else:
+                status = "restarting"
         if status != self._status:
             self._status, self._since = status, _real_now()
-        child = self._active
-        wanted = child.wanted if child else self._served
-        supervision.write(self._folder / supervision.STATE, Supervised(
+        wanted = current.wanted if current else None
+        # A server that has just died is no server, but one that is being loaded is not one yet.
+        first = serving[0] if serving else None
+        state = Supervised(
             pid=os.getpid(), start=supervision.start_of(os.getpid()), host=self._host,
-            port=self._port, status=status, since=self._since, answered=self._answered,
+            port=self._port, status=self._status, since=self._since, answered=self._answered,
             release=wanted.release if wanted else 0, content=wanted.content if wanted else "",
             model_folder=wanted.model_folder if wanted else "",
-            instance=child.instance if child else "", restarts=self._restarts,
-            server_pid=child.process.pid if child else 0, error=self._error, hint=self._hint,
-            command=tuple(child.command) if child else (),
-        ))  # fmt: skip
+            instance=first.instance if first else "", restarts=self._restarts,
+            server_pid=first.process.pid if first else 0, error=self._error, hint=self._hint,
+            command=tuple(first.command) if first else (),
+            workers=wanted.workers if wanted else 0, ready=len(serving),
+            server_pids=tuple(one.process.pid for one in serving),
+            instances=tuple(one.instance for one in serving),
+            compared=current.compared if current else None,
+        )  # fmt: skip
+        try:
+            self._source.tell(state)
+            self._untold = False
+        except OSError as error:  # a full disk: the service goes on, the file follows
+            if not self._untold:
+                self._source.say(f"cannot tell what is served: {error.strerror}")
+            self._untold = True
+
+    def _count(self) -> None:
+        """How many should be ready and are, for every worker's own answer to probes."""
+        generation = self._current or self._next
+        ready = [one for one in self._current.workers if one.phase in ("ready", "serving")] if self._current else []  # fmt: skip
+        header = self._shared.header
+        header[counters.WANTED] = generation.wanted.workers if generation else 1
+        header[counters.READY] = len(ready)
+        header[counters.RESTARTS] = self._restarts
 
     # ---- the loop ----
 
     def run(self) -> int:
-        """Supervise until SIGTERM; 1 if the first server never got ready."""
+        """Supervise until SIGTERM; not 0 if the first generation never got ready."""
         reader, writer = os.pipe()
         for end in (reader, writer):
             os.set_blocking(end, False)
@@ -158,217 +176,371 @@ class Supervisor:
             signal.signal(number, lambda *_: None)
         self._selector.register(reader, selectors.EVENT_READ, self._on_signals)
         self._publish("starting")
-        self._log.say(f"began (pid {os.getpid()}) on {self._host}:{self._port}")
+        self._source.say(f"began (pid {os.getpid()}) on {self._host}:{self._port}")
         self._read_wanted()
         while True:
             for key, _ in self._selector.select(self._wait_s()):
                 key.data(key.fd)
             self._reap()
             self._timers()
-            if self._stop_at is not None and not self._children:
-                self._publish("stopped" if self._status != "failed" else "failed")
-                self._log.say("ended")
-                return 0 if self._status == "stopped" else 1
+            self._load()
+            self._count()
+            if self._stop_at is not None and not self._all:
+                failed = self._status == "failed"
+                self._publish("failed" if failed else "stopped")
+                self._source.say("ended")
+                return self._failed_code if failed else 0
 
     def _wait_s(self) -> float | None:
-        moments = [child.deadline for child in self._children if child.phase != "serving"]
-        moments += [at for at in (self._restart_at, self._stop_at) if at is not None]
+        moments = [one.deadline for one in self._all if one.phase != "serving"]
+        moments += [at for at in (self._handover_at, self._stop_at) if at is not None]
+        for generation in (self._current, self._next):
+            if generation is not None:
+                moments.append(self._looked + LOOK_S)
+                if not generation.loading:
+                    moments += [s.restart_at for s in generation.seats if s.worker is None]
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _on_signals(self, reader: int) -> None:
         numbers = set(os.read(reader, 4096))
         if numbers & {signal.SIGTERM, signal.SIGINT}:
+            if self._stop_at is not None and signal.SIGINT in numbers:
+                self._stop_at = time.monotonic()  # a person who does not want to wait
             self._stop()
         elif signal.SIGHUP in numbers:
             self._read_wanted()
         if signal.SIGUSR1 in numbers:
-            for child in self._children:
-                child.signal(signal.SIGUSR1)
+            for one in self._all:
+                if one.phase in ("serving", "draining"):
+                    one.signal(signal.SIGUSR1)
 
     def _read_wanted(self) -> None:
-        wanted = supervision.read(self._folder / supervision.WANTED, Wanted)
+        wanted = self._source.wanted()
         if wanted is None or wanted.id == self._answered or self._stop_at is not None:
             return
-        for child in self._children:
-            if child.phase == "starting":
-                if child.wanted.id == wanted.id:
-                    return
-                child.signal(signal.SIGKILL)  # nobody waits for it any more
-        self._restart_at = None
-        self._start(wanted)
-
-    def _start(self, wanted: Wanted) -> None:
-        try:
-            child = _Child(wanted, self._folder, self._listener)
-        except OSError as error:
-            self._refuse(wanted, f"cannot start a process: {error.strerror}", None)
+        if self._current is not None and wanted.id == self._current.wanted.id:
             return
-        self._children.append(child)
-        self._selector.register(
-            child.status, selectors.EVENT_READ, lambda _fd: self._on_status(child)
-        )
-        self._selector.register(
-            child.output, selectors.EVENT_READ, lambda _fd: self._on_output(child)
-        )
-        self._log.say(
-            f"starting release {wanted.release} (instance {child.instance}, pid {child.process.pid})"
+        if self._next is not None:
+            if self._next.wanted.id == wanted.id:
+                return
+            self._drop(self._next)  # nobody waits for it any more
+        self._next = Generation(wanted)
+        self._load()
+
+    # ---- starting ----
+
+    def _load(self) -> None:
+        """Start what is missing, one worker of a generation at a time."""
+        if self._stop_at is not None:
+            return
+        now = time.monotonic()
+        for generation in (self._current, self._next):
+            if generation is None or generation.loading:
+                continue
+            for seat in generation.seats:
+                if seat.worker is None and now >= seat.restart_at:
+                    self._start(generation, seat)
+                    break
+
+    def _start(self, generation: Generation, seat: Seat) -> None:
+        wanted = generation.wanted
+        if not self._free:
+            seat.restart_at = time.monotonic() + LOOK_S  # hundreds of servers drain: one will end
+            return
+        slot = min(self._free)
+        header = self._shared.header
+        header[counters.USED] = max(header[counters.USED], slot + 1)
+        # The first of a new version answers what the version before answered to its example.
+        example = None
+        if generation is self._next and self._current is not None and not generation.workers:
+            example = self._current.example
+        compare = None
+        try:
+            assert self._shared.descriptor is not None
+            compare = warmup.hand_over(example) if example else None
+            one = worker.start(
+                self._source.arguments(wanted), instance=self._source.instance(wanted), slot=slot,
+                listener=self._listener.fileno(), counters=self._shared.descriptor,
+                compare=compare, within_s=wanted.start_timeout_s, cwd=self._source.folder,
+                environ=wanted.environ, captured=self._source.captured,
+            )  # fmt: skip
+        except OSError as error:
+            self._not_ready(generation, seat, f"cannot start a process: {error.strerror}", None)
+            return
+        finally:
+            if compare is not None:
+                os.close(compare)
+        self._free.remove(slot)
+        self._all.append(one)
+        seat.worker = one
+        self._selector.register(one.status, selectors.EVENT_READ, lambda _: self._on_status(one))
+        if one.output is not None:
+            self._selector.register(
+                one.output, selectors.EVENT_READ, lambda _: self._on_output(one)
+            )
+        which = f", worker {generation.seats.index(seat) + 1} of {wanted.workers}"
+        self._source.say(
+            f"starting release {wanted.release} (instance {one.instance}, pid {one.process.pid}"
+            f"{which if wanted.workers > 1 else ''})"
         )
 
-    def _on_output(self, child: _Child) -> None:
+    # ---- hearing ----
+
+    def _on_output(self, one: Worker) -> None:
+        assert one.output is not None
         try:
-            data = os.read(child.output, 65536)
+            data = os.read(one.output, 65536)
         except BlockingIOError:
             return
         if data:
-            self._log.write(data)
+            self._source.write(data)
         else:
-            self._selector.unregister(child.output)
+            self._selector.unregister(one.output)
 
-    def _on_status(self, child: _Child) -> None:
-        try:
-            data = os.read(child.status, 65536)
-        except BlockingIOError:
-            return
-        if not data:
-            self._selector.unregister(child.status)
+    def _on_status(self, one: Worker) -> None:
+        lines = one.heard()
+        if lines is None:
+            self._selector.unregister(one.status)
             return  # if it died without a word, _reap says so
-        child.told += data
-        *lines, child.told = child.told.split(b"\n")
         for line in lines:
-            self._hear(child, json.loads(line))
+            self._hear(one, line)
 
-    def _hear(self, child: _Child, told: dict[str, Any]) -> None:
-        """`ready`, `error` … once, and `draining` when a server has stopped accepting."""
+    def _hear(self, one: Worker, told: dict[str, Any]) -> None:
+        """`ready`, `serving`, `draining`, or `error` before any of them."""
+        generation = self._generation(one)
         if told.get("draining"):
-            if child is self._leaving:
-                self._leaving = None
-                self._publish("serving")
-        elif told.get("ready") and child.phase == "starting":
-            self._promote(child)
-        elif child.phase == "starting":
-            self._refuse(child.wanted, told.get("error", "no reason given"), told.get("hint"))
-            child.phase, child.deadline = "draining", time.monotonic() + STOP_GRACE_S
+            self._left(one)
+        elif generation is None:
+            return  # it is drained or was killed
+        elif told.get("ready") and one.phase == "loading":
+            one.told = Told(float(told.get("silence_s", Told.silence_s)),
+                            float(told.get("call_s", Told.call_s)),
+                            told.get("example"), told.get("compared"))  # fmt: skip
+            one.enter("ready", within_s=ACCEPT_S)
+            if generation is self._next:
+                self._advance(generation)
+            elif self._handover_at is None:
+                one.begin_to_accept()  # it takes the place of one that died
+        elif told.get("serving") and one.phase == "ready":
+            one.enter("serving", within_s=0)
+            release = generation.wanted.release
+            self._source.say(f"release {release} (instance {one.instance}) serves")
+            if all(w.phase == "serving" for w in generation.workers):
+                self._served = True
+                if self._answered != generation.wanted.id:
+                    self._answered, self._error, self._hint = generation.wanted.id, None, None
+            if self._answered == generation.wanted.id:
+                self._publish()
+        elif told.get("error") and one.phase == "loading":
+            seat = generation.seat_of(one)
+            assert seat is not None
+            self._failed_code = int(told.get("code", 1))
+            one.enter("draining", within_s=STOP_GRACE_S)
+            seat.worker = None
+            self._not_ready(generation, seat, told["error"], told.get("hint"))
 
-    def _promote(self, child: _Child) -> None:
-        old, self._active = self._active, child
-        child.phase, child.began = "serving", time.monotonic()
-        self._served = child.wanted
-        self._answered, self._error, self._hint = child.wanted.id, None, None
-        self._log.say(f"release {child.wanted.release} (instance {child.instance}) serves")
-        if old is None:
-            self._publish("serving")
-        else:
-            # Said only when the old one has stopped accepting: who asks after `up` gets the new.
-            self._leaving = old
-            old.phase = "draining"
-            old.deadline = time.monotonic() + old.wanted.linger_s + STOP_GRACE_S + 30
-            old.signal(signal.SIGUSR2)
+    def _generation(self, one: Worker) -> Generation | None:
+        for generation in (self._current, self._next):
+            if generation is not None and generation.seat_of(one) is not None:
+                return generation
+        return None
 
-    def _refuse(self, wanted: Wanted, error: str, hint: str | None) -> None:
-        """A server that did not get ready: say so, keep what serves, or try again after a crash."""
-        self._log.say(f"release {wanted.release} did not get ready: {error}")
-        if self._served is not None and wanted.id == self._served.id:
-            self._back_off()
+    # ---- swapping ----
+
+    def _advance(self, generation: Generation) -> None:
+        """A worker of the next generation is ready; when all are, it takes over."""
+        compared = [one.told.compared for one in generation.workers if one.told.compared]
+        if compared and generation.compared is None:
+            generation.compared = compared[0]
+            self._source.say(
+                f"release {generation.wanted.release} on the input example: {compared[0]}"
+            )
+        if sum(one.phase == "ready" for one in generation.workers) < generation.wanted.workers:
             return
+        old, self._current, self._next = self._current, generation, None
+        if old is not None:
+            for one in old.workers:
+                if one.phase == "serving":
+                    one.enter("draining", within_s=old.wanted.linger_s + DRAIN_GRACE_S)
+                    one.signal(signal.SIGUSR2)
+                    self._leaving.append(one)
+                else:
+                    one.enter("draining", within_s=0)  # it never accepted
+        self._handover_at = time.monotonic() + HANDOVER_S
+        for one in generation.workers:
+            one.deadline = self._handover_at + ACCEPT_S
+        self._count()
+        self._hand_over()
+
+    def _left(self, one: Worker) -> None:
+        if one in self._leaving:
+            self._leaving.remove(one)
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """The new workers accept when all old ones have stopped, or are too busy to say so."""
+        if self._handover_at is None or self._current is None:
+            return
+        if self._leaving and time.monotonic() < self._handover_at:
+            return
+        self._handover_at = None
+        self._leaving.clear()
+        for one in self._current.workers:
+            if one.phase == "ready":
+                one.begin_to_accept()
+
+    def _drop(self, generation: Generation) -> None:
+        """Kill the workers of a generation that does not get its turn."""
+        for seat in generation.seats:
+            if seat.worker is not None:
+                seat.worker.enter("draining", within_s=0)
+                seat.worker.signal(signal.SIGKILL)
+                seat.worker = None
+        if self._next is generation:
+            self._next = None
+
+    # ---- failing ----
+
+    def _not_ready(self, generation: Generation, seat: Seat, error: str, hint: str | None) -> None:
+        """A worker did not get ready: its generation is refused, or tried again after a crash."""
+        wanted = generation.wanted
+        self._source.say(f"release {wanted.release} did not get ready: {error}")
+        if generation is self._current:
+            self._back_off(seat)
+            self._publish()
+            return
+        self._drop(generation)
         self._answered, self._error, self._hint = wanted.id, error, hint
-        if self._active is not None:
-            self._publish("serving")
-        elif self._served is not None:  # it crashed while the other was starting
-            self._back_off()
-        else:
+        if self._current is None:
             self._publish("failed")
             self._stop()
+        else:
+            self._publish()
 
-    def _back_off(self) -> None:
-        delay = min(BACKOFF_MOST_S, BACKOFF_S * 2**self._failures)
-        self._failures += 1
-        self._restart_at = time.monotonic() + delay
-        self._publish("restarting")
-        self._log.say(f"trying again in {delay:g} s")
+    def _back_off(self, seat: Seat) -> None:
+        delay = min(BACKOFF_MOST_S, BACKOFF_S * 2**seat.failures)
+        seat.failures += 1
+        seat.restart_at = time.monotonic() + delay
+        self._source.say(f"trying again in {delay:g} s")
 
     def _reap(self) -> None:
-        for child in list(self._children):
-            code = child.process.poll()
+        for one in list(self._all):
+            code = one.process.poll()
             if code is None:
                 continue
-            self._children.remove(child)
-            self._drain_pipes(child)
-            child.close()
-            if child is self._leaving:
-                self._leaving = None
-                self._publish("serving")
-            how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-            if child is self._active:
-                self._active = None
-                if self._stop_at is None:
-                    self._log.say(
-                        f"release {child.wanted.release} (pid {child.process.pid}) died {how}"
-                    )
-                    self._crashed(child)
-            elif child.phase == "starting" and self._stop_at is None:
-                waited = supervision.read(self._folder / supervision.WANTED, Wanted)
-                if waited is not None and waited.id != child.wanted.id and self._served is None:
-                    continue  # killed above, for a newer one
-                self._refuse(child.wanted, f"the server died {how} before it was ready",
-                             "read the server's log: treadle logs")  # fmt: skip
+            self._last_words(one)
+            self._all.remove(one)
+            one.close()
+            self._shared.clear(one.slot)
+            self._free.append(one.slot)
+            self._left(one)
+            generation = self._generation(one)
+            if generation is None or self._stop_at is not None:
+                continue
+            seat = generation.seat_of(one)
+            assert seat is not None
+            seat.worker = None
+            how = one.why or (f"by signal {-code}" if code < 0 else f"with exit code {code}")
+            if one.phase == "loading" or generation is self._next:
+                self._not_ready(generation, seat, f"the server died {how} before it was ready",
+                                "read the server's log: treadle logs")  # fmt: skip
+                continue
+            release = generation.wanted.release
+            self._source.say(f"release {release} (pid {one.process.pid}) died {how}")
+            self._restarts += 1
+            if one.phase == "serving" and time.monotonic() - one.began >= HEALTHY_S:
+                seat.failures = 0
+            self._back_off(seat)
+            self._publish()
 
-    def _crashed(self, child: _Child) -> None:
-        self._restarts += 1
-        if time.monotonic() - child.began >= HEALTHY_S:
-            self._failures = 0
-        if any(other.phase == "starting" for other in self._children):
-            self._publish("restarting")  # the one that starts takes its place
-        else:
-            self._back_off()
-
-    def _drain_pipes(self, child: _Child) -> None:
-        """Last words in the pipes of a server that ended, and out of the selector with them."""
-        registered = self._selector.get_map()
-        if child.status in registered:
-            self._on_status(child)
-        while child.output in registered:
+    def _last_words(self, one: Worker) -> None:
+        """What is still in the pipes of a worker that ended, and out of the selector with them."""
+        while one.status in self._selector.get_map():
+            lines = one.heard()
+            if not lines:
+                self._selector.unregister(one.status)
+            else:
+                for line in lines:
+                    self._hear(one, line)
+        while one.output is not None and one.output in self._selector.get_map():
             try:
-                data = os.read(child.output, 65536)
+                data = os.read(one.output, 65536)
             except BlockingIOError:
-                break
-            if not data:
-                break
-            self._log.write(data)
-        for end in (child.status, child.output):
-            if end in self._selector.get_map():
-                self._selector.unregister(end)
+                data = b""  # a child of its own holds the pipe
+            if data:
+                self._source.write(data)
+            else:
+                self._selector.unregister(one.output)
+
+    # ---- time ----
 
     def _timers(self) -> None:
         now = time.monotonic()
-        for child in self._children:
-            if child.phase != "serving" and now >= child.deadline:
-                if child.phase == "starting":
-                    child.phase = "draining"
-                    self._refuse(
-                        child.wanted,
-                        f"the server was not ready after {child.wanted.start_timeout_s:g} s",
-                        "read the server's log: treadle logs",
-                    )
-                child.deadline = now + 1
-                child.signal(signal.SIGKILL)
-        if self._restart_at is not None and now >= self._restart_at and self._served is not None:
-            self._restart_at = None
-            self._start(self._served)
+        for one in list(self._all):
+            if one.phase != "serving" and now >= one.deadline:
+                self._too_late(one)
+        if self._handover_at is not None and now >= self._handover_at:
+            self._hand_over()
+        if now - self._looked >= LOOK_S:
+            self._look(now)
         if self._stop_at is not None and now >= self._stop_at:
             self._stop_at = now + 1
-            for child in self._children:
-                child.signal(signal.SIGKILL)
+            for one in self._all:
+                one.signal(signal.SIGKILL)
+
+    def _too_late(self, one: Worker) -> None:
+        one.deadline = time.monotonic() + 1
+        generation, phase = self._generation(one), one.phase
+        if generation is not None and phase == "loading":
+            seat = generation.seat_of(one)
+            assert seat is not None
+            seat.worker = None
+            one.enter("draining", within_s=1)
+            one.signal(signal.SIGKILL)
+            waited = generation.wanted.start_timeout_s
+            self._not_ready(generation, seat, f"the server was not ready after {waited:g} s",
+                            "read the server's log: treadle logs")  # fmt: skip
+            return
+        if generation is self._next and phase == "ready":
+            one.deadline = time.monotonic() + ACCEPT_S  # it waits for the others, who are loading
+            return
+        if phase == "ready":
+            one.why = "because it did not begin to accept"
+        one.signal(signal.SIGKILL)
+
+    def _look(self, now: float) -> None:
+        """Find workers that are stuck; say again what could not be said."""
+        if now - self._looked > 5 * LOOK_S:
+            self._awake = now  # we were stopped ourselves, and probably they with us
+        self._looked = now
+        if self._untold:
+            self._publish()
+        for one in self._current.workers if self._current else []:
+            if one.phase != "serving" or one.why:
+                continue
+            row = self._shared.row(one.slot)
+            calling = row[counters.CALLING]
+            if calling:
+                took = now - max(calling, self._awake)
+                if took > one.told.call_s:
+                    one.why = f"stuck: a call of the model has run for {took:.0f} s"
+            else:
+                silent = now - max(row[counters.BEAT], one.began, self._awake)
+                if silent > one.told.silence_s:
+                    one.why = f"stuck: no sign of life for {silent:.0f} s"
+            if one.why:
+                self._source.say(f"killing pid {one.process.pid}, {one.why}")
+                one.signal(signal.SIGKILL)
 
     def _stop(self) -> None:
         if self._stop_at is not None:
             return
-        self._restart_at = None
         self._stop_at = time.monotonic() + STOP_GRACE_S
-        # Closed here and in the servers: from now on a connection is refused, not left waiting.
+        # Closed here and in the workers: from now on a connection is refused, not left waiting.
         self._listener.close()
-        for child in self._children:
-            child.phase, child.deadline = "draining", self._stop_at
-            child.signal(signal.SIGTERM)
+        for one in self._all:
+            one.phase, one.deadline = "draining", self._stop_at
+            one.signal(signal.SIGTERM)
 
 
 def _real_now() -> str:
@@ -389,4 +561,4 @@ def run(folder: Path, descriptor: int, lock_descriptor: int | None = None) -> in
         except BlockingIOError:
             print("another supervisor works in this folder", file=sys.stderr)
             return 1
-        return Supervisor(folder, socket.socket(fileno=descriptor)).run()
+        return Supervisor(Folder(folder), socket.socket(fileno=descriptor)).run()
