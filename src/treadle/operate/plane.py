@@ -1,22 +1,31 @@
-"""The data plane: predict, ready, metadata. It knows no HTTP; a protocol is a codec in front of it."""
+"""The data plane: predict, ready, metadata. It knows no HTTP; a protocol is a codec in front of it.
+
+A query is held against the signature when it comes (`admit`), waits in the batcher, is assembled
+with its neighbours, answered by the model and handed back as an `Answer` with a prediction id.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from treadle.base import clock
 from treadle.base.errors import TreadleError
+from treadle.operate.batch import Batcher, Job, Result, Watch
 from treadle.operate.capture import Capture, Taken
 from treadle.operate.codec import mlflow, v2
-from treadle.operate.model import LoadedModel, input_example
-from treadle.operate.query import Query
+from treadle.operate.limits import Limits
+from treadle.operate.model import Admitted, LoadedModel, input_example
+from treadle.operate.query import Answer, Outputs, Query
 from treadle.operate.signature import WrongInput
 
 Array = np.ndarray[Any, Any]
+Done = Callable[[Answer | Exception], None]
+_log = logging.getLogger("treadle.plane")
 
 
 class ModelFailed(TreadleError):
@@ -35,32 +44,111 @@ class Identity:
     content: str = ""
     """Digest of the model directory."""
     run: str = ""
+    image: str = ""
+    """Digest of the container image; empty where there is none."""
+
+    @property
+    def prefix(self) -> str:
+        """What every prediction id begins with: `ENV.RELEASE.INSTANCE.`"""
+        return f"{self.environment}.{self.release}.{self.instance}."
+
+
+class Plane:
+    """One model that answers, its queue and its capture. `submit` belongs to the loop's thread."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        identity: Identity,
+        capture: Capture | None = None,
+        *,
+        limits: Limits | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self.model, self.identity, self.capture = model, identity, capture
+        self.limits = limits or Limits()
+        self.ready = False
+        self.examples: dict[str, Array] = {}
+        """Outputs of the warm-up: their names, types and shapes are the model's metadata."""
+        self.batcher: Batcher[Admitted, Outputs] = Batcher(self._call, self.limits, watch)
+        self._prefix, self._ulids = identity.prefix, clock.Ulids()
+        self._moment = 0.0
+
+    # ---- one query ----
+
+    def submit(
+        self, query: Query, done: Done, limit_s: float | None = None
+    ) -> Job[Admitted, Outputs] | None:
+        """Have a query answered: `done` gets an Answer or an error, once, on the loop's thread.
+
+        Returns the ticket to cancel it with; None where it was answered at once. Raises WrongInput
+        where it does not fit the signature and Overloaded where the queue is full. `done` gets
+        WrongInput (seen only when values were converted), ModelFailed or TooLate.
+        """
+        self._check(query)
+        admitted = self.model.admit(query)
+        if query.rows == 0:
+            outputs = Outputs(self.model.answer(self.model.assemble([admitted])))
+            done(Answer(self.prediction_id(), outputs, 0, 0, 0.0))
+            return None
+
+        def finished(job: Job[Admitted, Outputs], result: Result[Outputs]) -> None:
+            if result.value is None:
+                assert result.error is not None
+                done(_told_apart(result.error))
+                return
+            now = clock.elapsed()
+            if now - self._moment > 0.0005:
+                self._ulids.refresh()
+                self._moment = now
+            answer = Answer(
+                self._prefix + self._ulids.take(), result.value, result.start, result.stop,
+                now - job.arrived,
+            )  # fmt: skip
+            capture = self.capture
+            if capture is not None and capture.wants():
+                self._take(capture, job.work, answer)
+            done(answer)
+
+        return self.batcher.submit(admitted, finished, limit_s)
+
+    def predict(self, query: Query) -> Answer:
+        """Answer a query alone, on this thread: the warm-up's way. Raises as `submit` tells."""
+        self._check(query)
+        begun = clock.elapsed()
+        admitted = self.model.admit(query)
+        try:
+            outputs = self._call([admitted])
+        except Exception as error:
+            told = _told_apart(error)
+            raise told from told.__cause__
+        answer = Answer(
+            self.prediction_id(), outputs, 0, query.rows, clock.elapsed() - begun
+        )  # fmt: skip
+        if self.capture is not None and query.rows and self.capture.wants():
+            self._take(self.capture, admitted, answer)
+        return answer
 
     def prediction_id(self) -> str:
         """A new `ENV.RELEASE.INSTANCE.ULID`."""
-        return f"{self.environment}.{self.release}.{self.instance}.{clock.ulid()}"
+        return self._prefix + clock.ulid()
 
+    def _check(self, query: Query) -> None:
+        if query.rows > self.limits.max_rows:
+            raise WrongInput("input", f"at most {self.limits.max_rows} rows", f"{query.rows}")
 
-@dataclass(frozen=True)
-class Answer:
-    """Predictions with their id; row i has the id `<id>.<i>`."""
+    def _call(self, admitted: list[Admitted]) -> Outputs:
+        return Outputs(self.model.answer(self.model.assemble(admitted)))
 
-    id: str
-    outputs: dict[str, Array]
-    rows: int
-    latency_s: float
+    def _take(self, capture: Capture, admitted: Admitted, answer: Answer) -> None:
+        # Made into columns on the capture's thread, from what the client sent, as the model saw it.
+        outputs = {name: answer.array(name) for name in answer.names}
+        capture.take(Taken(
+            answer.id, clock.now(), answer.latency_s * 1000, answer.rows,
+            lambda: self.model.assemble([admitted]), outputs, self.model.features,
+        ))  # fmt: skip
 
-
-@dataclass
-class Plane:
-    """One model that answers, and its capture. `predict` belongs to one thread."""
-
-    model: LoadedModel
-    identity: Identity
-    capture: Capture | None = None
-    ready: bool = False
-    examples: dict[str, Array] = field(default_factory=dict)
-    """Outputs of the warm-up: their names, types and shapes are the model's metadata."""
+    # ---- the model as a whole ----
 
     def warm(self) -> str:
         """Make a real prediction on the input example, then be ready; says what was done.
@@ -71,30 +159,17 @@ class Plane:
         if body is None:
             self.ready = True
             return "not warmed: the model directory has no input example"
-        query = mlflow.decode(body, "application/json", self.model.signature)
-        outputs = self._outputs(query)[0]
-        again = self._outputs(query)[0]  # the first call also pays for lazy imports and threads
-        for name, array in outputs.items():
+        query = mlflow.Scoring(self.model.signature, self.limits).decode(body, "application/json")
+        answer = self._call([self.model.admit(query)]).arrays
+        again = self._call([self.model.admit(query)]).arrays  # the first pays for lazy imports
+        for name, array in answer.items():
             if array.dtype.kind in "fiub" and not np.array_equal(
                 array, again[name], equal_nan=array.dtype.kind == "f"
             ):
                 raise ModelFailed(f"two predictions of the input example differ in {name}")
-        self.examples = outputs
+        self.examples = dict(answer)
         self.ready = True
         return f"warmed by the input example ({query.rows} rows)"
-
-    def predict(self, query: Query) -> Answer:
-        """Answer a query. Raises WrongInput, or ModelFailed with the library's error as cause."""
-        begun = clock.elapsed()
-        outputs, prepared = self._outputs(query)
-        latency = clock.elapsed() - begun
-        answer = Answer(self.identity.prediction_id(), outputs, query.rows, latency)
-        if self.capture is not None and query.rows and self.capture.wants():
-            self.capture.take(
-                Taken(answer.id, clock.now(), latency * 1000, query.rows, lambda: prepared,
-                      outputs, self.model.features)
-            )  # fmt: skip
-        return answer
 
     def metadata(self) -> dict[str, Any]:
         """The model's metadata in the words of the Open Inference protocol."""
@@ -109,13 +184,20 @@ class Plane:
         return {
             "environment": who.environment, "release": str(who.release), "instance": who.instance,
             "model": who.content, "flavor": self.model.flavor, "name": who.model, "run": who.run,
+            "image": who.image,
         }  # fmt: skip
 
-    def _outputs(self, query: Query) -> tuple[dict[str, Array], Any]:
-        prepared = self.model.prepare(query)
-        try:
-            return self.model.answer(prepared), prepared
-        except WrongInput:
-            raise
-        except Exception as error:
-            raise ModelFailed("the model failed on this input") from error
+    def close(self) -> None:
+        """End the model's thread and write what was captured."""
+        self.batcher.close()
+        if self.capture is not None:
+            self.capture.close()
+
+
+def _told_apart(error: Exception) -> Exception:
+    """Errors of ours as they are; the library's own as ModelFailed, itself the cause."""
+    if isinstance(error, TreadleError):
+        return error
+    failed = ModelFailed("the model failed on this input")
+    failed.__cause__ = error
+    return failed

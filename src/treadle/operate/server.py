@@ -32,8 +32,8 @@ from prometheus_client.registry import Collector
 from treadle import __version__
 from treadle.base import clock
 from treadle.operate.codec import mlflow, v2
-from treadle.operate.plane import Answer, ModelFailed, Plane
-from treadle.operate.query import Query
+from treadle.operate.plane import ModelFailed, Plane
+from treadle.operate.query import Answer, Query
 from treadle.operate.signature import WrongInput
 
 _log = logging.getLogger("treadle.server")
@@ -261,7 +261,7 @@ class Application:
         query = mlflow.decode(body, kind.decode("latin-1") if kind else None,
                               self.plane.model.signature)  # fmt: skip
         answer = self._answer(query)
-        return answer, mlflow.encode(answer.outputs)
+        return answer, mlflow.encode(answer.outputs.arrays)
 
     def _inference(self, body: bytes, headers: dict[bytes, bytes]) -> tuple[Answer, bytes]:
         if b"inference-header-content-length" in headers:
@@ -276,7 +276,7 @@ class Application:
         answer = self._answer(query)
         who = self.plane.identity
         return answer, v2.encode(
-            answer.outputs, model=who.model, version=str(who.release),
+            answer.outputs.arrays, model=who.model, version=str(who.release),
             identity=identity if identity is not None else answer.id, requested=requested,
         )  # fmt: skip
 
