@@ -7,7 +7,7 @@ with its neighbours, answered by the model and handed back as an `Answer` with a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
