@@ -1,174 +1,374 @@
-"""The Open Inference protocol V2, REST with JSON, for one model.
+"""The Open Inference protocol V2 over REST, for one model.
 
 Columns are tensors of shape [rows] or [rows, 1]; a model of columns also takes one matrix by
-position. `data` may be nested or flat, row-major; `null` in it is a missing value. Binary tensors are
-refused in words (an issue to come builds them).
+position. `data` may be nested or flat, row-major; `null` in it is a missing value. Tensors come and
+go as JSON or as bytes behind it (`binary`). FP16 has no JSON, here as in Triton and KServe: it is
+taken and given as bytes alone.
+
+Beyond the specification we read what real clients send: `model_name` and `model_version` in the body
+(KServe's), Triton's `timeout` (µs), and its other reserved parameters, which mean nothing here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 
-from treadle.operate.codec import json
-from treadle.operate.query import Query
+from treadle.operate.codec import binary, json, nested
+from treadle.operate.limits import Limits
+from treadle.operate.query import Answer, Outputs, Query
 from treadle.operate.signature import Field, Signature, WrongInput
 
 Array = np.ndarray[Any, Any]
 
-_DTYPES: dict[str, Any] = {
-    "BOOL": np.bool_, "INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "INT64": np.int64,
-    "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64,
-    "FP16": np.float16, "FP32": np.float32, "FP64": np.float64,
-}  # fmt: skip
-_NAMES = {np.dtype(kind): name for name, kind in _DTYPES.items()}
 _COLUMN_TYPES = {
     "boolean": "BOOL", "integer": "INT32", "long": "INT64", "float": "FP32", "double": "FP64",
 }  # fmt: skip
+_NONE = type(None)
+_SCALAR = bool | int | float | str | None
+_RESERVED = {"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority",
+             "timeout", "headers", "content_type"}  # fmt: skip
+"""Request parameters with a meaning of their own in Triton or MLServer; none reaches the model."""
+_REFUSED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+EXTENSIONS = ("binary_tensor_data", "parameters")
+"""Not `model_repository`: its index is answered, but nothing is loaded on a stranger's word."""
 
 
-def decode(body: bytes) -> tuple[Query, str | None, tuple[str, ...] | None]:
-    """The query, the client's id and the names of the requested outputs (None: all)."""
-    document = json.loads(body)
-    if not isinstance(document, dict):
+class Request(NamedTuple):
+    """A decoded request, and how it wants to be answered."""
+
+    query: Query
+    id: str | None
+    """The client's."""
+    requested: tuple[str, ...] | None
+    """Names of outputs; None: all."""
+    binary: Mapping[str, bool]
+    """Of requested outputs, where they say so: whether they are wanted as bytes."""
+    binary_output: bool
+    """Whether outputs that do not say so are wanted as bytes."""
+    deadline_s: float | None = None
+    """The client's own, from its parameter `timeout`."""
+
+
+class _Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[_SCALAR | list[_SCALAR]] | UnsetType = UNSET
+    parameters: dict[str, Any] | None = None
+
+
+class _Output(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class _Document(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    inputs: list[_Tensor]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[_Output] | None = None
+    model_name: str | None = None
+    model_version: str | None = None
+
+
+_FIELDS = {"inputs", "id", "parameters", "outputs", "model_name", "model_version"}
+_TENSOR_FIELDS = {"name", "shape", "datatype", "data", "parameters"}
+_decoder = msgspec.json.Decoder(_Document)
+
+
+class Inference:
+    """The codec of one model."""
+
+    def __init__(self, signature: Signature, limits: Limits, *, model: str, version: str) -> None:
+        self._limits = limits
+        self._params = frozenset(signature.params)
+        self._raw = {f.name for f in signature.inputs
+                     if f.type == "binary" or (f.dtype or "").lstrip("|<>=").startswith("S")}  # fmt: skip
+        """Inputs whose BYTES are bytes and no texts."""
+        self._signature = signature
+        self._model, self._version = model, version
+
+    def decode(self, body: bytes, header_length: int | None = None) -> Request:
+        """What a body asks; `header_length`: of its JSON part, where tensors follow. WrongInput."""
+        tail = memoryview(b"")
+        if header_length is not None:
+            if not 0 <= header_length <= len(body):
+                raise WrongInput(
+                    "Inference-Header-Content-Length", f"at most {len(body)}, as the body is long",
+                    "another number",
+                )  # fmt: skip
+            body, tail = body[:header_length], memoryview(body)[header_length:]
+        try:
+            document = _decoder.decode(body)
+        except json.BROKEN:
+            document = _document(json.loads(body, self._limits.max_depth))
+        tensors = self._tensors(document.inputs, tail, header_length is not None)
+        lengths = {array.shape[0] for array in tensors.values()}
+        if len(lengths) > 1:
+            raise WrongInput("inputs", "tensors of equal first dimension", "different ones")
+        rows = lengths.pop()
+        if rows > self._limits.max_rows:
+            raise WrongInput("inputs", f"at most {self._limits.max_rows} rows", f"{rows}")
+        parameters, outputs = document.parameters, document.outputs
+        if not parameters and not outputs:
+            return Request(Query(rows, tensors=tensors), document.id, None, {}, False)
+        params, deadline_s = self._parameters(parameters or {})
+        requested, wanted = _requested(outputs or [])
+        return Request(
+            Query(rows, tensors=tensors, params=params), document.id, requested, wanted,
+            _flag("parameters.binary_data_output", (parameters or {}).get("binary_data_output")),
+            deadline_s,
+        )  # fmt: skip
+
+    def check(self, request: Request, outputs: Mapping[str, Any]) -> None:
+        """WrongInput where an output is asked for that the model has not, before it is called.
+
+        `outputs` are the model's, by name: the arrays of its warm-up; none: nothing is known.
+        """
+        if not outputs:
+            return
+        for name in request.requested or ():
+            if name not in outputs:
+                raise WrongInput("outputs", f"some of {', '.join(outputs)}", "another name")
+        for name in request.requested or outputs:
+            array = outputs[name]
+            if isinstance(array, np.ndarray):
+                _check_half(name, array, request)
+
+    def encode(self, answer: Answer, request: Request) -> tuple[bytes, int | None]:
+        """The body of an answer and, where tensors follow it, the length of its JSON part."""
+        names = request.requested or answer.names
+        described: list[dict[str, Any]] = []
+        tail: list[bytes] = []
+        for name in names:
+            if name not in answer.names:
+                raise WrongInput("outputs", f"some of {', '.join(answer.names)}", "another name")
+            array = answer.array(name)
+            kind = binary.name_of(array.dtype)
+            output: dict[str, Any] = {"name": name, "datatype": kind, "shape": array.shape}
+            if request.binary.get(name, request.binary_output):
+                data = binary.encode(array)
+                output["parameters"] = {"binary_data_size": len(data)}
+                tail.append(data)
+            else:
+                _check_half(name, array, request)
+                flat = json.flatten(answer.values(name), array.ndim)
+                output["data"] = _plain(flat) if kind == "BYTES" else flat
+            described.append(output)
+        told: dict[str, Any] = {"model_name": self._model, "model_version": self._version}
+        if request.id is None:
+            told["id"] = answer.id
+        else:
+            told["id"] = request.id
+            told["parameters"] = {"prediction_id": answer.id}
+        told["outputs"] = described
+        head = json.dumps(told)
+        return (b"".join((head, *tail)), len(head)) if tail else (head, None)
+
+    def _tensors(
+        self, items: Sequence[_Tensor], tail: memoryview, has_tail: bool
+    ) -> dict[str, Array]:
+        if not items:
+            raise WrongInput("inputs", "a list of tensors", "none")
+        tensors: dict[str, Array] = {}
+        at = 0
+        for position, item in enumerate(items):
+            where = f"inputs[{position}]"
+            size = _binary_size(where, item.parameters)
+            count = binary.size(where, item.shape)
+            kind = item.datatype
+            if kind != "BYTES" and kind not in binary.DTYPES:
+                kinds = ", ".join(binary.DTYPES)
+                raise WrongInput(f"{where}.datatype", f"BYTES or one of {kinds}", "another")
+            if size is None:
+                array = _from_json(where, kind, count, item.data)
+            else:
+                if item.data is not UNSET:
+                    raise WrongInput(where, "data or binary_data_size", "both")
+                if not has_tail:
+                    raise WrongInput(
+                        "Inference-Header-Content-Length", "the length of the JSON part", "none"
+                    )
+                if at + size > len(tail):
+                    raise WrongInput(
+                        f"{where}.parameters.binary_data_size",
+                        f"at most the {len(tail) - at} bytes that follow", f"{size}",
+                    )  # fmt: skip
+                part = tail[at : at + size]
+                array = binary.decode(where, kind, count, part, raw=item.name in self._raw)
+                at += size
+            if item.name in tensors:
+                raise WrongInput(f"{where}.name", "different names", "one name twice")
+            tensors[item.name] = array.reshape(item.shape)
+        if at != len(tail):
+            raise WrongInput("body", f"{at} bytes behind the JSON part", f"{len(tail)}")
+        return tensors
+
+    def _parameters(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
+        """The model's own parameters, and the client's deadline."""
+        params = {name: value for name, value in given.items() if name in self._params}
+        for name in given:
+            if name not in self._params and name not in _RESERVED and name[:7] != "triton_":
+                known = ", ".join(sorted(self._params)) or "none (this model takes no parameters)"
+                raise WrongInput("parameters", known, "another parameter")
+        timeout = given.get("timeout")
+        if timeout is None or "timeout" in self._params:
+            return params, None
+        if type(timeout) is not int or timeout < 0:
+            raise WrongInput("parameters.timeout", "microseconds", "something else")
+        return params, min(timeout, 10**12) / 1e6 or None  # 0: no deadline, as in Triton
+
+
+def _document(value: Any) -> _Document:
+    """A document that the typed decoder refused: what is wrong, or it was a bare NaN."""
+    if not isinstance(value, dict):
         raise WrongInput("body", "an object with inputs", "no object")
-    unknown = document.keys() - {"id", "parameters", "inputs", "outputs"}
-    if unknown:
+    if value.keys() - _FIELDS:
         raise WrongInput("body", "id, parameters, inputs and outputs alone", "other fields")
-    identity = document.get("id")
-    if identity is not None and not isinstance(identity, str):
-        raise WrongInput("id", "a text", "something else")
-    _no_binary("parameters", document.get("parameters"))
-    tensors: dict[str, Array] = {}
-    items = document.get("inputs")
-    if not isinstance(items, list) or not items:
+    for name in ("id", "model_name", "model_version"):
+        if not isinstance(value.get(name), str | _NONE):
+            raise WrongInput(name, "a text", "something else")
+    inputs, outputs = value.get("inputs"), value.get("outputs")
+    if not isinstance(inputs, list) or not inputs:
         raise WrongInput("inputs", "a list of tensors", "none")
-    for position, item in enumerate(items):
-        name, array = _tensor(f"inputs[{position}]", item)
-        if name in tensors:
-            raise WrongInput(f"inputs[{position}].name", "different names", "one name twice")
-        tensors[name] = array
-    lengths = {array.shape[0] for array in tensors.values()}
-    if len(lengths) > 1:
-        raise WrongInput("inputs", "tensors of equal first dimension", "different ones")
-    return Query(lengths.pop(), tensors=tensors), identity, _requested(document.get("outputs"))
-
-
-def _requested(items: Any) -> tuple[str, ...] | None:
-    if items is None or items == []:
-        return None
-    if not isinstance(items, list):
+    if not isinstance(outputs, list | _NONE):
         raise WrongInput("outputs", "a list of objects with a name", "something else")
-    names = []
-    for position, item in enumerate(items):
-        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-            raise WrongInput(f"outputs[{position}]", "an object with a name", "something else")
-        _no_binary(f"outputs[{position}].parameters", item.get("parameters"))
-        names.append(item["name"])
-    return tuple(names)
+    return _Document(
+        [_tensor(f"inputs[{position}]", item) for position, item in enumerate(inputs)],
+        value.get("id"),
+        _object("parameters", value.get("parameters")),
+        [_output(f"outputs[{position}]", item) for position, item in enumerate(outputs or ())],
+    )
 
 
-def _no_binary(where: str, parameters: Any) -> None:
-    if parameters is None:
-        return
-    if not isinstance(parameters, dict):
-        raise WrongInput(where, "an object", "something else")
-    for name in ("binary_data", "binary_data_output", "binary_data_size"):
-        if parameters.get(name):
-            raise WrongInput(where, "tensors as JSON data", f"{name}, which is not supported yet")
-
-
-def _tensor(where: str, item: Any) -> tuple[str, Array]:
+def _tensor(where: str, item: Any) -> _Tensor:
     if not isinstance(item, dict):
         raise WrongInput(where, "an object", "something else")
-    _no_binary(f"{where}.parameters", item.get("parameters"))
+    if item.keys() - _TENSOR_FIELDS:
+        raise WrongInput(where, f"{', '.join(sorted(_TENSOR_FIELDS))} alone", "other fields")
     name, shape, kind = item.get("name"), item.get("shape"), item.get("datatype")
     if not isinstance(name, str):
         raise WrongInput(f"{where}.name", "a text", "none")
-    if not isinstance(shape, list) or not shape or any(type(n) is not int or n < 0 for n in shape):
+    if not isinstance(shape, list):
         raise WrongInput(f"{where}.shape", "a list of lengths", "something else")
-    if kind != "BYTES" and kind not in _DTYPES:
-        raise WrongInput(f"{where}.datatype", f"BYTES or one of {', '.join(_DTYPES)}", "another")
-    data = item.get("data")
-    if not isinstance(data, list):
+    if not isinstance(kind, str):
+        raise WrongInput(f"{where}.datatype", "a text", "none")
+    data = item.get("data", UNSET)
+    if data is not UNSET and not isinstance(data, list):
+        raise WrongInput(f"{where}.data", "a list", "something else")
+    return _Tensor(name, shape, kind, data, _object(f"{where}.parameters", item.get("parameters")))
+
+
+def _output(where: str, item: Any) -> _Output:
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+        raise WrongInput(where, "an object with a name", "something else")
+    if item.keys() - {"name", "parameters"}:
+        raise WrongInput(where, "name and parameters alone", "other fields")
+    return _Output(item["name"], _object(f"{where}.parameters", item.get("parameters")))
+
+
+def _object(where: str, value: Any) -> dict[str, Any] | None:
+    if value is None or isinstance(value, dict):
+        return value
+    raise WrongInput(where, "an object", "something else")
+
+
+def _flag(where: str, value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise WrongInput(where, "true or false", "something else")
+
+
+def _binary_size(where: str, parameters: Mapping[str, Any] | None) -> int | None:
+    if not parameters:
+        return None
+    _no_shared_memory(where, parameters)
+    size = parameters.get("binary_data_size")
+    if size is not None and (type(size) is not int or size < 0):
+        raise WrongInput(f"{where}.parameters.binary_data_size", "a length", "something else")
+    return size
+
+
+def _no_shared_memory(where: str, parameters: Mapping[str, Any]) -> None:
+    if any(name in parameters for name in _REFUSED):
+        raise WrongInput(f"{where}.parameters", "data in the body", "shared memory")
+
+
+def _requested(items: Sequence[_Output]) -> tuple[tuple[str, ...] | None, dict[str, bool]]:
+    names: list[str] = []
+    wanted: dict[str, bool] = {}
+    for position, item in enumerate(items):
+        where = f"outputs[{position}]"
+        if item.name in names:
+            raise WrongInput(f"{where}.name", "different names", "one name twice")
+        names.append(item.name)
+        parameters = item.parameters or {}
+        _no_shared_memory(where, parameters)
+        if parameters.get("classification"):
+            raise WrongInput(f"{where}.parameters", "an output as it is", "classification")
+        if parameters.get("binary_data") is not None:
+            wanted[item.name] = _flag(f"{where}.parameters.binary_data", parameters["binary_data"])
+    return (tuple(names) or None), wanted
+
+
+def _check_half(name: str, array: Array, request: Request) -> None:
+    if array.dtype == np.float16 and not request.binary.get(name, request.binary_output):
+        raise WrongInput(
+            f"outputs.{name}", "binary_data: true, as FP16 has no JSON", "a request for JSON"
+        )
+
+
+def _from_json(where: str, kind: str, count: int, data: Any) -> Array:
+    if data is UNSET:
         raise WrongInput(f"{where}.data", "a list", "none")
-    flat = _flat(where, data)
-    size = 1
-    for length in shape:
-        size *= length  # Python's integers: no overflow, and nothing is allocated by the shape
-    if size != len(flat):
-        raise WrongInput(f"{where}.data", f"{size} values for its shape", f"{len(flat)}")
-    return name, _typed(where, kind, flat).reshape(shape)
-
-
-def _flat(where: str, data: list[Any]) -> list[Any]:
-    flat = data
-    while flat and list in (found := set(map(type, flat))):
-        if found != {list}:
-            raise WrongInput(f"{where}.data", "flat or evenly nested lists", "a mixture")
-        flat = [value for row in flat for value in row]
-    return flat
-
-
-def _typed(where: str, kind: str, flat: list[Any]) -> Array:
+    _, flat = nested.leaves(f"{where}.data", data)
+    if len(flat) != count:
+        raise WrongInput(f"{where}.data", f"{count} values for its shape", f"{len(flat)}")
     found = set(map(type, flat))
     if kind == "BYTES":
-        if not found <= {str, type(None)}:
-            raise WrongInput(f"{where}.data", "texts", "other values")
-        texts = np.empty(len(flat), dtype=object)
-        texts[:] = flat
-        return texts
-    target = np.dtype(_DTYPES[kind])
-    allowed: set[type] = {int, type(None)}
+        return _objects(where, kind, flat, found <= {str, _NONE})
+    if kind == "FP16":
+        raise WrongInput(f"{where}.data", "FP16 as binary data", "JSON, which has no FP16")
+    target = binary.DTYPES[kind]
     if target.kind == "b":
-        allowed = {bool}
-    elif target.kind == "f":
-        allowed = {int, float, type(None)}
-    if not found <= allowed:
+        if found == {bool}:
+            return np.array(flat, dtype=target)
+        return _objects(where, kind, flat, found <= {bool, _NONE})
+    if target.kind != "f" and found != {int}:
+        # The signature decides on missing integers.
+        return _objects(where, kind, flat, found <= {int, _NONE}).astype(object if flat else target)
+    if not found <= {int, float, _NONE}:
         raise WrongInput(f"{where}.data", f"values of {kind}", "other values")
-    if type(None) in found and target.kind != "f":
-        missing = np.empty(len(flat), dtype=object)  # the signature decides on missing integers
-        missing[:] = flat
-        return missing
     try:
-        if target.kind in "iu" and flat:
+        if target.kind in "iu":
             info = np.iinfo(target)
             if min(flat) < info.min or max(flat) > info.max:
                 raise OverflowError
-        return np.array(flat, dtype=target)
+        with np.errstate(over="ignore"):
+            return np.array(flat, dtype=target)
     except OverflowError:
         raise WrongInput(
             f"{where}.data", f"values of {kind}", "a number beyond its range"
         ) from None
 
 
-def encode(
-    outputs: Mapping[str, Array],
-    *,
-    model: str,
-    version: str,
-    identity: str,
-    requested: tuple[str, ...] | None = None,
-) -> bytes:
-    """The body of an answer with the requested outputs, flat and row-major."""
-    for name in requested or ():
-        if name not in outputs:
-            raise WrongInput("outputs", f"some of {', '.join(outputs)}", "another name")
-    names = requested if requested is not None else tuple(outputs)
-    return json.dumps({
-        "model_name": model, "model_version": version, "id": identity,
-        "outputs": [_output(name, outputs[name]) for name in names],
-    })  # fmt: skip
+def _objects(where: str, kind: str, flat: list[Any], fits: bool) -> Array:
+    if not fits:
+        raise WrongInput(f"{where}.data", f"values of {kind}", "other values")
+    array = np.empty(len(flat), dtype=object)
+    array[:] = flat
+    return array
 
 
-def _output(name: str, array: Array) -> dict[str, Any]:
-    kind = _NAMES.get(array.dtype, "BYTES")
-    flat: list[Any] = json.values(array.ravel())
-    if kind == "BYTES":
-        flat = [value if isinstance(value, str) else json.dumps(value).decode() for value in flat]
-    return {"name": name, "datatype": kind, "shape": list(array.shape), "data": flat}
+def _plain(flat: list[Any]) -> list[str | None]:
+    """Values of BYTES in JSON: texts; a missing one is null."""
+    return [value if value is None or type(value) is str else binary.as_text(value)
+            for value in flat]  # fmt: skip
 
 
 def encode_error(message: str) -> bytes:
@@ -181,20 +381,65 @@ def metadata(
 ) -> dict[str, Any]:
     """The model's metadata; `outputs` of the warm-up say what the signature does not."""
     known = [
-        {"name": name, "datatype": _NAMES.get(array.dtype, "BYTES"),
-         "shape": [-1, *array.shape[1:]]}
+        {"name": name, "datatype": binary.name_of(array.dtype), "shape": [-1, *array.shape[1:]]}
         for name, array in outputs.items()
-    ]  # fmt: skip
+    ]
     return {
         "name": model, "versions": [version], "platform": platform,
-        "inputs": [_described(field) for field in signature.inputs],
-        "outputs": known or [_described(field) for field in signature.outputs],
+        "inputs": [described(field) for field in signature.inputs],
+        "outputs": known or [described(field) for field in signature.outputs],
     }  # fmt: skip
 
 
-def _described(field: Field) -> dict[str, Any]:
+def described(field: Field) -> dict[str, Any]:
+    """An input or output of the signature in the protocol's words."""
     if field.tensor:
-        kind = _NAMES.get(np.dtype(field.dtype or "float64"), "BYTES")
+        try:
+            kind = binary.name_of(np.dtype(field.dtype or "float64"))
+        except TypeError:  # a dtype of another library
+            kind = "BYTES"
         return {"name": field.name, "datatype": kind, "shape": list(field.shape or (-1,))}
     kind = _COLUMN_TYPES.get(field.type, "BYTES")
     return {"name": field.name, "datatype": kind, "shape": [-1]}
+
+
+def server(version: str) -> dict[str, Any]:
+    """The server's metadata."""
+    return {"name": "treadle", "version": version, "extensions": list(EXTENSIONS)}
+
+
+def index(body: bytes, *, model: str, version: str, ready: bool) -> list[dict[str, str]]:
+    """The answer to `POST /v2/repository/index`. WrongInput."""
+    document = json.loads(body) if body.strip() else {}
+    if not isinstance(document, dict) or document.keys() - {"ready", "repository_name"}:
+        raise WrongInput("body", "an object with ready alone", "something else")
+    if _flag("ready", document.get("ready")) and not ready:
+        return []
+    state, reason = ("READY", "") if ready else ("UNAVAILABLE", "it is not ready yet")
+    return [{"name": model, "version": version, "state": state, "reason": reason}]
+
+
+_NAMES = {kind: name for name, kind in binary.DTYPES.items()}
+_DTYPES = binary.DTYPES
+
+
+def decode(body: bytes) -> tuple[Query, str | None, tuple[str, ...] | None]:
+    """The query, the client's id and the requested outputs, for a caller that has few of them."""
+    request = Inference(Signature(), Limits(), model="", version="").decode(body)
+    return request.query, request.id, request.requested
+
+
+def encode(
+    outputs: Mapping[str, Array],
+    *,
+    model: str,
+    version: str,
+    identity: str,
+    requested: tuple[str, ...] | None = None,
+) -> bytes:
+    """The body of an answer, for a caller that has few of them."""
+    rows = min(map(len, outputs.values()), default=0)
+    answer = Answer(identity, Outputs(outputs), 0, rows, 0.0)
+    request = Request(Query(rows), None, requested, {}, False)
+    codec = Inference(Signature(), Limits(), model=model, version=version)
+    return codec.encode(answer, request)[0]
