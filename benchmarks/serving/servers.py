@@ -215,7 +215,7 @@ SERVERS: dict[str, Peer] = {
         Peer("nginx", "nginx, constant reply", "tensor", "/", _nginx, _ALL, cells=("64", "1")),
         Peer(
             "uvicorn", "uvicorn, constant reply", "tensor", "/", _uvicorn, ("logreg",),
-            "httptools, uvloop", cells=("64", "1"), venv="fastapi",
+            "httptools, uvloop", cells=("64",), venv="fastapi",
         ),
         Peer(
             "treadle", "**treadle**", "tensor", "/invocations", ours, _NUMBERS,
@@ -229,12 +229,12 @@ SERVERS: dict[str, Peer] = {
         Peer(
             "treadle-token", "**treadle**, bearer token", "tensor", "/invocations", _with_token,
             ("logreg",), "as treadle, and a token", {"Authorization": f"Bearer {TOKEN}"},
-            cells=("64", "1"), ours=True, directory="tensor", skip=_without("--token-file"),
+            cells=("64",), ours=True, directory="tensor", skip=_without("--token-file"),
         ),
         Peer(
             "treadle-uvicorn", "**treadle** under uvicorn", "tensor", "/invocations",
             lambda place: ours(place, transport="uvicorn"), ("logreg",), "--http uvicorn",
-            ours=True, directory="tensor", skip=_without("--http"),
+            cells=("64", "1"), ours=True, directory="tensor", skip=_without("--http"),
         ),
         Peer(
             "treadle-compiled", "**treadle**, compiled", "frame", "/invocations", ours,
@@ -244,15 +244,17 @@ SERVERS: dict[str, Peer] = {
         Peer(
             "mlflow-frame", "mlflow models serve, DataFrame", "frame", "/invocations", _mlflow,
             ("logreg", "flights"), "DataFrame signature, the same directory as ours",
-            venv="mlflow", directory="frame",
+            cells=("64", "100"), venv="mlflow", directory="frame",
         ),
         Peer(
             "mlflow", "mlflow models serve, tensors", "tensor", "/invocations", _mlflow, _NUMBERS,
-            "tensor signature, the same directory as ours", venv="mlflow", directory="tensor",
+            "tensor signature, the same directory as ours", cells=("64", "100"), venv="mlflow",
+            directory="tensor",
         ),
         Peer(
             "fastapi", "FastAPI by hand", "rows", "/predict", _program("fastapi", "by_hand.py"),
-            ("logreg",), "`def` endpoint, pydantic, httptools, uvloop", venv="fastapi",
+            ("logreg",), "`def` endpoint, pydantic, httptools, uvloop", cells=("64", "100"),
+            venv="fastapi",
         ),
         Peer(
             "mlserver", "MLServer", "v2", "/v2/models/model/infer", _mlserver, ("logreg",),
@@ -296,6 +298,6 @@ def environment(peer: Peer, place: Place) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "BENTOML_DO_NOT_TRACK": "true",
         "DO_NOT_TRACK": "1",
-        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONWARNINGS": "ignore",  # KServe's FastAPI would print one for each answer
         **peer.environment(place),
     }

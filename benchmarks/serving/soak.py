@@ -62,8 +62,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Free at once."""
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self.transport = transport  # type: ignore[assignment]
+        self.client.open_connections.add(self)
         self.client.free(self)
 
     def send(self, number: int, intended: float) -> None:
@@ -117,6 +117,7 @@ class Client:
         self.port, self.questions, self.tolerance = port, questions, tolerance
         self.connections = connections
         self.idle: list[Connection] = []
+        self.open_connections: set[Connection] = set()
         self.waiting: collections.deque[tuple[int, float]] = collections.deque()
         self.latency, self.delay = array("d"), array("d")
         self.identities = array("q")
@@ -124,7 +125,7 @@ class Client:
         self.reasons: collections.Counter[str] = collections.Counter()
         self.closed_loop = self.ended = False
         self.decode = msgspec.json.Decoder().decode
-        self.finished: asyncio.Event = asyncio.Event()
+        self.finished, self.emptied = asyncio.Event(), asyncio.Event()
         self.loop = asyncio.get_running_loop()
         self.now = time.perf_counter
 
@@ -201,6 +202,9 @@ class Client:
 
     def gone(self, connection: Connection) -> None:
         """A connection was closed: replace it while the run lasts."""
+        self.open_connections.discard(connection)
+        if self.ended and not self.open_connections:
+            self.emptied.set()
         if connection in self.idle:
             self.idle.remove(connection)
         if connection.asked is not None:
@@ -239,6 +243,14 @@ class Client:
             self.free(connection)
         await asyncio.sleep(seconds)
         await self._end()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        self.ended = True
+        for connection in self.open_connections.copy():
+            connection.close()
+        if self.open_connections:
+            await self.emptied.wait()
 
     async def _end(self) -> None:
         self.ended = True
@@ -293,7 +305,7 @@ async def _soak(
         probe = Client(port, questions, tolerance=tolerance, connections=connections)
         await probe.open()
         await probe.flood(3)
-        _close(probe)
+        await probe.close()
         capacity = len(probe.latency) / 3
         rate = max(1.0, min(rate, capacity / 2))
     client = Client(port, questions, tolerance=tolerance, connections=connections)
@@ -306,13 +318,8 @@ async def _soak(
     await client.pace(rate, seconds)
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
     watch.cancel()
-    _close(client)
+    await client.close()
     return summary(client, memory, rate, seconds, wall, cpu) | {"capacity": capacity}
-
-
-def _close(client: Client) -> None:
-    for connection in list(client.idle):
-        connection.close()
 
 
 def summary(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -28,6 +29,10 @@ class Probability(Model):
 
 
 if __name__ == "__main__":
-    ModelServer(
-        http_port=int(sys.argv[2]), enable_grpc=False, workers=1, access_log_format=None
-    ).start([Probability(sys.argv[1])])
+    server = ModelServer(
+        http_port=int(sys.argv[2]), enable_grpc=False, workers=1, access_log_format=None,
+        enable_latency_logging=False,
+    )  # fmt: skip
+    for name in ("kserve", "kserve.trace", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # five lines a request otherwise
+    server.start([Probability(sys.argv[1])])

@@ -1,6 +1,6 @@
 """LitServe: lit.py MODEL.joblib PORT. Unbatched, its default, which was the faster here."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`, and no type at `request`: LitServe reads it as it stands.
 
 import sys
 from typing import Any
@@ -18,7 +18,7 @@ class Api(litserve.LitAPI):
         del device
         self.model = joblib.load(sys.argv[1])
 
-    def decode_request(self, request: dict[str, Any]) -> Any:
+    def decode_request(self, request):
         """Rows of numbers."""
         return np.array(request["rows"])
 
