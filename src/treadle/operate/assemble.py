@@ -13,8 +13,9 @@ the key, as do the columns given and the params.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,14 @@ _LAYOUTS = 256
 _ROWS = 1024
 """Tuples of types that are remembered for each layout."""
 _EMPTY = ("no rows",)
+_MATRIX = ("matrix", ())
+_MATRIX_MISSING = ("matrix", (0,))
+"""Keys of queries that become a matrix; the second where whole numbers lack some."""
+_EXACT = 2**53
+"""Whole numbers up to this one are exact in a double."""
+_DOUBLE = np.dtype(np.float64)
+_CHANGED = signatures.CHANGED_BY_MISSING
+_NUMBERS = frozenset(("integer", "long", "float", "double"))
 _NO_PARAMS: Mapping[str, Any] = {}
 
 
@@ -104,10 +113,9 @@ class Prepared:
             return {}
         (one,) = self.admitted
         query, names = one.query, set(self._features)
-        if one.layout is not None and query.cells is not None:
-            return {
-                name: [row[at] for row in query.cells] for name, at in one.layout.extras.items()
-            }
+        layout, cells = one.layout, query.cells
+        if layout is not None and cells is not None:
+            return {name: [row[at] for row in cells] for name, at in layout.extras.items()}
         if not names or query.columns is None:
             return {}
         return {name: values for name, values in query.columns.items() if name not in names}
@@ -116,9 +124,11 @@ class Prepared:
 class Layout:
     """Where the features lie in the rows of queries with these names."""
 
-    __slots__ = ("extras", "identity", "key", "names", "positions", "seen", "types", "width")
+    __slots__ = ("extras", "key", "matrix", "names", "pick", "positions", "seen", "types", "width")
 
-    def __init__(self, signature: Signature, given: tuple[str, ...] | None) -> None:
+    def __init__(
+        self, signature: Signature, given: tuple[str, ...] | None, matrix: np.dtype[Any] | None
+    ) -> None:
         names = signature.features if given is None else given
         places = {name: at for at, name in enumerate(names)}
         if len(places) != len(names):
@@ -128,59 +138,99 @@ class Layout:
         self.types = tuple(field.type for field in present)
         self.positions = tuple(places[name] for name in self.names)
         self.width = len(names)
-        self.identity = self.positions == tuple(range(self.width))
+        self.pick: Callable[[Sequence[Any]], Sequence[Any]] | None = None
+        """The features of a row, in order; None: the row is that already."""
+        if self.positions != tuple(range(self.width)):
+            first = self.positions[0]
+            one = len(self.positions) == 1
+            self.pick = (lambda row: (row[first],)) if one else itemgetter(*self.positions)
         features = set(signature.features)
         self.extras = {name: at for name, at in places.items() if name not in features}
-        self.key: Hashable = (self.names, ())
-        self.seen: dict[tuple[type, ...], tuple[Hashable, tuple[int, ...]]] = {}
-        """Types of a row that fits → its key, and where floats stand in whole-number columns."""
+        self.matrix = matrix is not None and len(present) == len(signature.inputs)
+        """Whether these rows become a matrix."""
+        self.key: Hashable = _MATRIX if self.matrix else (self.names, ())
+        # In a matrix of floats a missing value changes no type.
+        watched = () if matrix is not None and matrix.kind == "f" else _CHANGED
+        self.seen = _Seen(self, watched if self.matrix else _CHANGED)
 
-    def row_key(self, row: Sequence[Any], number: int) -> Hashable:
-        """The key of a row, which says in which columns a missing value changes the type.
+    def admit(self, query: Query) -> Hashable:
+        """The key of all rows of a query, which says where a missing value changes a type.
 
         Raises WrongInput.
         """
-        if len(row) != self.width:
-            raise WrongInput(f"row {number}", f"{self.width} cells", f"{len(row)}")
+        cells, width = query.cells, self.width
+        assert cells is not None
+        if query.numbers and self.seen.any_number:
+            if len(cells) == 1:
+                if len(cells[0]) == width:
+                    return self.key
+            elif set(map(len, cells)) == {width}:
+                return self.key
+        if len(cells) == 1:
+            return self.seen.row(cells[0], 0)
+        keys = {self.seen.row(row, number) for number, row in enumerate(cells)}
+        if len(keys) == 1:
+            return keys.pop()
+        return self._joined(keys)
+
+    def _joined(self, keys: set[Any]) -> Hashable:
+        missing = set().union(*(key[1] for key in keys))
+        return (next(iter(keys))[0], tuple(sorted(missing)))
+
+    def missing(self, columns: Iterable[int]) -> Hashable:
+        """The key of rows with missing values in these columns (positions in a row)."""
+        if self.matrix:
+            return _MATRIX_MISSING
+        return (self.names, tuple(sorted(columns)))
+
+
+class _Seen:
+    """Types of rows that are known to fit: a row is looked up by the tuple of its cells' types."""
+
+    __slots__ = ("_known", "_layout", "_watched", "any_number")
+
+    def __init__(self, layout: Layout, watched: Iterable[str]) -> None:
+        self._layout = layout
+        self._watched = frozenset(watched)
+        """Types of columns which a missing value changes."""
+        numbers = all(kind in _NUMBERS for kind in layout.types)
+        self.any_number = numbers and self._watched.isdisjoint(layout.types)
+        """Whether rows of numbers and None need no look at all."""
+        self._known: dict[tuple[type, ...], tuple[Hashable, tuple[int, ...], tuple[int, ...]]] = {}
+        """Types → key, columns missing, columns where a float may be a NaN that is missing."""
+
+    def row(self, row: Sequence[Any], number: int) -> Hashable:
+        """The key of a row. Raises WrongInput."""
         types = tuple(map(type, row))
-        found = self.seen.get(types)
+        found = self._known.get(types)
         if found is None:
             found = self._learn(types, row, number)
-        key, floats = found
+        key, missing, floats = found
         if floats:
-            missing = {at for at in floats if row[at] != row[at]}
-            if missing:
-                key = (self.names, tuple(sorted(missing.union(key[1]))))  # type: ignore[index]
+            more = [at for at in floats if row[at] != row[at]]
+            if more:
+                return self._layout.missing((*missing, *more))
         return key
 
     def _learn(
         self, types: tuple[type, ...], row: Sequence[Any], number: int
-    ) -> tuple[Hashable, tuple[int, ...]]:
+    ) -> tuple[Hashable, tuple[int, ...], tuple[int, ...]]:
+        layout = self._layout
+        if len(row) != layout.width:
+            raise WrongInput(f"row {number}", f"{layout.width} cells", f"{len(row)}")
         missing, floats = [], []
-        for name, kind, at in zip(self.names, self.types, self.positions, strict=True):
+        for name, kind, at in zip(layout.names, layout.types, layout.positions, strict=True):
             signatures.check(name, kind, row[at], number)
-            if kind in signatures.CHANGED_BY_MISSING:
+            if kind in self._watched:
                 if types[at] is _NONE:
                     missing.append(at)
                 elif issubclass(types[at], float | np.floating):
                     floats.append(at)
-        key = (self.names, tuple(missing)) if missing else self.key
-        if len(self.seen) >= _ROWS:
-            self.seen.clear()
-        found = self.seen[types] = (key, tuple(floats))
+        key = layout.missing(missing) if missing else layout.key
+        if len(self._known) >= _ROWS:
+            self._known.clear()
+        found = self._known[types] = (key, tuple(missing), tuple(floats))
         return found
-
-    def admit(self, query: Query) -> Hashable:
-        """The key of all rows of a query. Raises WrongInput."""
-        cells = query.cells
-        assert cells is not None
-        if len(cells) == 1:
-            return self.row_key(cells[0], 0)
-        keys = {self.row_key(row, number) for number, row in enumerate(cells)}
-        if len(keys) == 1:
-            return keys.pop()
-        together = set().union(*(key[1] for key in keys))  # type: ignore[index]
-        return (self.names, tuple(sorted(together)))
 
 
 def require(signature: Signature, given: Iterable[str]) -> list[signatures.Field]:
@@ -194,45 +244,48 @@ def require(signature: Signature, given: Iterable[str]) -> list[signatures.Field
 
 
 class Assembler:
-    """Admits and assembles queries for one signature."""
+    """Admits and assembles queries for one signature, in the form that an engine wants."""
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(
+        self, signature: Signature, matrix: np.dtype[Any] | None = None, columns: bool = False
+    ) -> None:
         self._signature = signature
+        self._named = bool(signature.inputs) and not signature.tensors
+        self._matrix = matrix if self._named else None
+        self._columns = columns
+        self._whole = _Whole.of(signature) if self._matrix is not None else None
         self._layouts: dict[tuple[str, ...] | None, Layout] = {}
-        self._last: tuple[str, ...] | None = None
-        self._last_layout: Layout | None = None
-        self._by_rows = bool(signature.inputs) and not signature.tensors
+        self._last: tuple[tuple[str, ...] | None, Layout] | None = None
 
     def admit(self, query: Query) -> Admitted:
         """Check a query's names, widths and types of cells. Raises WrongInput."""
-        params = query.params
+        params: Mapping[str, Any] = query.params
         if params:
             params = self._signature.check_params(params)
         if not query.rows:
             return Admitted(query, 0, _EMPTY, params)
-        if query.cells is not None and self._by_rows:
-            names = query.names
-            layout = self._last_layout
-            if layout is None or names is not self._last:
-                layout = self._layouts.get(names) or self._layout(names)
-                self._last, self._last_layout = names, layout
+        layout: Layout | None = None
+        if query.cells is not None and self._named:
+            last = self._last
+            if last is not None and last[0] is query.names:
+                layout = last[1]
+            else:
+                layout = self._layout(query.names)
             key = layout.admit(query)
-            if params:
-                key = (key, signatures.params_key(params))
-            return Admitted(query, query.rows, key, params, layout)
-        if not self._by_rows:
-            key = object()  # what comes decides what the model sees: alone
-            return Admitted(query, query.rows, key, params)
-        query = _by_columns(query, self._signature)
-        key = self._columns_key(query)
+        elif not self._named:
+            # What comes decides what the model sees: such a query is alone in its call.
+            return Admitted(query, query.rows, object(), params)
+        else:
+            query = _by_columns(query, self._signature)
+            key = self._columns_key(query)
         if params:
             key = (key, signatures.params_key(params))
-        return Admitted(query, query.rows, key, params)
+        return Admitted(query, query.rows, key, params, layout)
 
     def assemble(self, admitted: Sequence[Admitted]) -> Prepared:
         """One input for all of them, in order; they have the same key. May raise WrongInput."""
         first = admitted[0]
-        rows = first.rows if len(admitted) == 1 else sum(one.rows for one in admitted)
+        rows = first.rows if len(admitted) == 1 else sum([one.rows for one in admitted])
         signature, data = self._signature, None
         if rows:
             if signature.tensors:
@@ -240,13 +293,17 @@ class Assembler:
             elif not signature.inputs:
                 data = _as_it_came(first.query)
             else:
-                data = _frame(_columns(signature, admitted))
+                data = self._input(admitted, rows)
         return Prepared(data, rows, None, first.params, admitted, signature.features)
 
     def _layout(self, names: tuple[str, ...] | None) -> Layout:
-        if len(self._layouts) >= _LAYOUTS:
-            self._layouts.clear()
-        layout = self._layouts[names] = Layout(self._signature, names)
+        layout = self._layouts.get(names)
+        if layout is None:
+            layout = Layout(self._signature, names, self._matrix)
+            if len(self._layouts) >= _LAYOUTS:
+                self._layouts.clear()
+            self._layouts[names] = layout
+        self._last = (names, layout)
         return layout
 
     def _columns_key(self, query: Query) -> Hashable:
@@ -257,50 +314,165 @@ class Assembler:
             values = columns[field.name]
             if len(values) != query.rows:
                 raise WrongInput(field.name, f"{query.rows} values", f"{len(values)}")
-            if field.type in signatures.CHANGED_BY_MISSING and signatures.any_missing(values):
+            if field.type in _CHANGED and signatures.any_missing(values):
                 changed.append(field.name)
             elif field.type == "any" and isinstance(values, np.ndarray):
                 changed.append((field.name, values.dtype.str, values.shape[1:]))
+        if self._matrix is not None and len(present) == len(self._signature.inputs):
+            return _MATRIX if self._matrix.kind == "f" or not changed else _MATRIX_MISSING
         return (tuple(field.name for field in present), "columns", tuple(changed))
 
+    def _input(self, admitted: Sequence[Admitted], rows: int) -> Any:
+        key = admitted[0].key[0] if admitted[0].params else admitted[0].key  # type: ignore[index]
+        if key is _MATRIX or key is _MATRIX_MISSING:
+            matrix = self._as_matrix(admitted, key is _MATRIX_MISSING)
+            if matrix is not None:
+                return matrix
+            if len(admitted) > 1:
+                raise WrongInput("rows", "numbers that go into one matrix", f"{rows} other rows")
+        columns = self._converted(admitted)
+        return columns if self._columns else _frame(columns)
 
-def _columns(signature: Signature, admitted: Sequence[Admitted]) -> dict[str, Any]:
-    """The signature's columns of all queries, converted. They were all given as rows, or none."""
-    layout = admitted[0].layout
-    if layout is not None:
-        rows = list(chain.from_iterable(one.query.cells or () for one in admitted))
-        columns: dict[str, Any] = {}
-        if all(one.layout is layout for one in admitted):
-            turned = list(zip(*rows, strict=True))
-            for name, kind, at in zip(layout.names, layout.types, layout.positions, strict=True):
-                columns[name] = signatures.convert(name, kind, turned[at])
-            return columns
-        for index, (name, kind) in enumerate(zip(layout.names, layout.types, strict=True)):
-            values = [
-                row[one.layout.positions[index]]  # type: ignore[union-attr]
-                for one in admitted
-                for row in one.query.cells or ()
-            ]
-            columns[name] = signatures.convert(name, kind, values)
-        return columns
-    given = admitted[0].query.columns or {}
-    return {
-        field.name: _joined(field, [(one.query.columns or {})[field.name] for one in admitted])
-        for field in signature.inputs
-        if field.name in given
-    }
+    def _as_matrix(self, admitted: Sequence[Admitted], missing: bool) -> Array | None:
+        """All rows as one matrix; None where single columns are needed.
+
+        That is, for digits which a double has not, or to say what is wrong in which row.
+        """
+        dtype = _DOUBLE if missing or self._matrix is None else self._matrix
+        cells: list[Sequence[Any]] = []
+        for one in admitted:
+            if one.layout is None:
+                return self._as_parts(admitted, dtype, missing)
+            cells += _picked(one)
+        made = _numbers(cells, dtype, len(self._signature.inputs))
+        assert self._whole is not None
+        return made if made is not None and self._whole.fits(made) else None
+
+    def _as_parts(
+        self, admitted: Sequence[Admitted], dtype: np.dtype[Any], missing: bool
+    ) -> Array | None:
+        """The same where some queries came as columns."""
+        parts = []
+        for one in admitted:
+            if one.layout is not None:
+                part = self._as_matrix([one], missing)
+            else:
+                part = _side_by_side(self._converted([one]), one.rows, dtype)
+            if part is None:
+                return None
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _converted(self, admitted: Sequence[Admitted]) -> dict[str, Any]:
+        """The signature's columns of all queries. They were all given as rows, or none."""
+        layout = admitted[0].layout
+        if layout is None:
+            given = admitted[0].query.columns or {}
+            return {
+                field.name: self._joined(
+                    field, [(one.query.columns or {})[field.name] for one in admitted]
+                )
+                for field in self._signature.inputs
+                if field.name in given
+            }
+        convert = signatures.convert_plain if self._columns else signatures.convert
+        turned = list(zip(*chain.from_iterable(map(_picked, admitted)), strict=True))
+        return {
+            name: convert(name, kind, values)
+            for name, kind, values in zip(layout.names, layout.types, turned, strict=True)
+        }
+
+    def _joined(self, field: signatures.Field, parts: list[Values]) -> Any:
+        """One column of all parts."""
+        if len(parts) > 1 and all(isinstance(part, list) for part in parts):
+            parts = [list(chain.from_iterable(parts))]
+        convert = signatures.convert_plain if self._columns else signatures.convert
+        return _concatenated([convert(field.name, field.type, part) for part in parts])
 
 
-def _joined(field: signatures.Field, parts: list[Values]) -> Any:
-    """One column of all parts."""
+class _Whole:
+    """Which columns of a matrix of floats hold whole numbers or single precision, and their bounds."""
+
+    __slots__ = ("_high", "_low", "_single", "_which")
+
+    def __init__(self, which: list[int], bounds: list[int], single: list[int]) -> None:
+        self._which = which
+        self._high = np.array(bounds, dtype=np.float64)
+        self._low = -self._high - 1
+        self._single = single
+
+    @classmethod
+    def of(cls, signature: Signature) -> _Whole:
+        """Those of a signature."""
+        kinds = [field.type for field in signature.inputs]
+        which = [at for at, kind in enumerate(kinds) if kind in ("integer", "long")]
+        single = [at for at, kind in enumerate(kinds) if kind == "float"]
+        bounds = [_EXACT if kinds[at] == "long" else 2**31 - 1 for at in which]
+        return cls(which, bounds, single if len(single) < len(kinds) else [])
+
+    def fits(self, matrix: Array) -> bool:
+        """Whether all whole numbers are such and in range; rounds single precision in place."""
+        if self._single and matrix.dtype == np.float64:
+            with np.errstate(over="ignore"):
+                matrix[:, self._single] = matrix[:, self._single].astype(np.float32)
+        if not self._which:
+            return True
+        part = matrix if len(self._which) == matrix.shape[1] else matrix[:, self._which]
+        if part.dtype.kind == "f":
+            missing = part != part  # noqa: PLR0124 - NaN
+            fits = (part == np.floor(part)) & (part >= self._low) & (part <= self._high)
+            return bool((fits | missing).all())
+        return bool(((part >= self._low) & (part <= self._high)).all())
+
+
+def _numbers(rows: list[Sequence[Any]], dtype: np.dtype[Any], width: int) -> Array | None:
+    """Rows of Python's numbers and None as a matrix; None where one does not go in."""
+    try:
+        with np.errstate(over="ignore"):
+            if dtype.kind == "i":
+                return _integer_matrix(rows, dtype)
+            try:
+                flat = np.fromiter(chain.from_iterable(rows), dtype, len(rows) * width)
+            except TypeError:  # a None
+                return np.array(rows, dtype=dtype)
+            return flat.reshape(len(rows), width)
+    except (OverflowError, ValueError, TypeError):
+        return None
+
+
+def _integer_matrix(rows: list[Sequence[Any]], dtype: np.dtype[Any]) -> Array | None:
+    made = np.array(rows)
+    if made.dtype.kind != "i":  # floats among them: each is looked at as a column
+        return None
+    info = np.iinfo(dtype)
+    if int(made.min()) < info.min or int(made.max()) > info.max:
+        return None
+    return made.astype(dtype, copy=False)
+
+
+def _side_by_side(columns: Mapping[str, Array], rows: int, dtype: np.dtype[Any]) -> Array | None:
+    """Typed columns as a matrix; None where some integer has more digits than a double."""
+    made = np.empty((rows, len(columns)), dtype=dtype)
+    for at, column in enumerate(columns.values()):
+        long = column.dtype == np.int64 and dtype.kind == "f"
+        if long and ((column > _EXACT) | (column < -_EXACT)).any():
+            return None
+        made[:, at] = column
+    return made
+
+
+def _picked(one: Admitted) -> Iterable[Sequence[Any]]:
+    """The features of the rows of a query."""
+    layout, cells = one.layout, one.query.cells or ()
+    return cells if layout is None or layout.pick is None else map(layout.pick, cells)
+
+
+def _concatenated(parts: list[Any]) -> Any:
     if len(parts) == 1:
-        return signatures.convert(field.name, field.type, parts[0])
-    if all(isinstance(part, list) for part in parts):
-        return signatures.convert(field.name, field.type, list(chain.from_iterable(parts)))
-    done = [signatures.convert(field.name, field.type, part) for part in parts]
-    if all(isinstance(part, np.ndarray) for part in done):
-        return np.concatenate(done)
-    return done[0]._concat_same_type(done)  # a pandas array of texts
+        return parts[0]
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    return parts[0]._concat_same_type(parts)  # pandas arrays of texts
 
 
 def _frame(columns: Mapping[str, Any]) -> pd.DataFrame:

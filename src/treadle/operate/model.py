@@ -7,7 +7,7 @@ included; load.py says how a directory is opened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,9 @@ import numpy as np
 
 from treadle.base.errors import TreadleError
 from treadle.operate.assemble import Admitted, Assembler, Prepared, query_of
-from treadle.operate.load import input_example, open_folder, read_mlmodel, verify
+from treadle.operate.engine import Call
+from treadle.operate.folder import input_example, read_mlmodel, verify
+from treadle.operate.load import open_folder
 from treadle.operate.query import Query
 from treadle.operate.signature import Signature, Values
 
@@ -46,16 +48,19 @@ class LoadedModel:
     signature: Signature
     function: str
     """`predict`, `predict_proba` …: the pyfunc's `predict_fn`."""
-    call: Callable[[Any, Mapping[str, Any]], Any]
+    call: Call
     """The library's own function: data and params → whatever the library returns."""
     native: Any
     """The library's model object, or the pyfunc."""
     content: str = ""
     """Digest of the directory, where the files were verified."""
+    matrix: np.dtype[Any] | None = None
+    columns: bool = False
+    """In which form `call` wants named columns: see `engine.Engine`."""
     assembler: Assembler = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.assembler = Assembler(self.signature)
+        self.assembler = Assembler(self.signature, self.matrix, self.columns)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -134,9 +139,10 @@ def load(
     """
     folder = Path(folder)
     opened = open_folder(folder, files=files, trust_pickle=trust_pickle)
+    engine = opened.engine
     return LoadedModel(
-        folder, opened.flavor, opened.signature, opened.function, opened.call, opened.native,
-        opened.content,
+        folder, opened.flavor, opened.signature, opened.function, engine.call, engine.native,
+        opened.content, engine.matrix, engine.columns,
     )  # fmt: skip
 
 

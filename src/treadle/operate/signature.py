@@ -249,6 +249,15 @@ def convert(name: str, kind: str, values: Values) -> Any:
     return _objects(values)
 
 
+def convert_plain(name: str, kind: str, values: Values) -> Any:
+    """The same for engines that take no frame: texts as an array of objects, without pandas."""
+    if kind != "string" or (isinstance(values, np.ndarray) and values.dtype != object):
+        return convert(name, kind, values)
+    values = values if isinstance(values, list) else list(values)
+    _only(name, kind, values, {str, _NONE}, np.str_)
+    return _objects(values)
+
+
 def _only(
     name: str, kind: str, values: list[Any], allowed: set[type], also: type | None = None
 ) -> set[type]:
@@ -294,8 +303,8 @@ def _integers(name: str, kind: str, values: list[Any], found: set[type]) -> Any:
     if fraction.any():
         row = int(fraction.argmax())
         raise WrongInput(f"{name}, row {row}", f"a {kind}", "a number with a fraction")
-    low, high = float(np.iinfo(target).min), float(np.iinfo(target).max)
-    outside = ~missing & ((numbers < low) | (numbers > high))
+    low = float(np.iinfo(target).min)
+    outside = ~missing & ((numbers < low) | (numbers >= -low))  # the maximum is -low - 1
     if outside.any():
         raise WrongInput(
             f"{name}, row {int(outside.argmax())}", f"a {kind}", "a number beyond its range"
