@@ -143,11 +143,21 @@ class Server:
             os.kill(self.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
-        for pid, before in (pids | tree(self.pid)).items():
-            with contextlib.suppress(OSError):
-                now = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                if now[19] == before[19]:  # the same process still: its start time
+        left = pids | tree(self.pid)
+        for _ in range(500):
+            now = dict(_stats())
+            # The same process still: its start time. A zombie has ended.
+            left = {
+                pid: stat
+                for pid, stat in left.items()
+                if pid in now and now[pid][19] == stat[19] and now[pid][0] not in "ZX"
+            }
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            if not left:
+                break
+            time.sleep(0.01)
         self.process.wait()
 
 
