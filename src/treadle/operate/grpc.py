@@ -19,20 +19,19 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from treadle import __version__
 from treadle.base import clock
-from treadle.base.errors import MissingExtra
+from treadle.base.errors import MissingExtra, UsageError
 from treadle.operate.batch import Overloaded, TooLate
 from treadle.operate.codec import proto
-from treadle.operate.limits import Limits
-from treadle.operate.plane import Identity, ModelFailed
+from treadle.operate.plane import ModelFailed, Plane
 from treadle.operate.query import Answer, Query
 from treadle.operate.signature import WrongInput
 
 if TYPE_CHECKING:
-    from treadle.operate.request import Ticket
+    from treadle.operate.options import Options
 
 try:
     import grpc
@@ -54,28 +53,6 @@ _HTTP = {
     _Code.UNAVAILABLE: 503, _Code.DEADLINE_EXCEEDED: 504,
 }  # fmt: skip
 """HTTP's number for a status: what the metrics count."""
-
-
-class Plane(Protocol):
-    """What is needed of the data plane."""
-
-    identity: Identity
-
-    @property
-    def ready(self) -> bool:
-        """Whether it answers."""
-
-    @property
-    def examples(self) -> Mapping[str, Any]:
-        """Its outputs, where a warm-up told them."""
-
-    def submit(
-        self, query: Query, done: Callable[[Answer | Exception], None], deadline_s: float | None
-    ) -> Ticket:
-        """Queue a query; `done` is called once on the loop's thread."""
-
-    def metadata(self) -> Mapping[str, Any]:
-        """The model's metadata in the protocol's words."""
 
 
 class _Refused(Exception):
@@ -117,26 +94,29 @@ class Server:
     def __init__(
         self,
         plane: Plane,
-        limits: Limits,
-        codec: proto.Inference,
+        host: str,
+        port: int,
         *,
         token: str | None = None,
         certificate: Certificate | None = None,
         count: Callable[[str, int], None] = lambda *_: None,
     ) -> None:
         """`count` hears of every answered call: the route `grpc` and HTTP's number for its status."""
-        self._plane, self._limits = plane, limits
-        self._token = None if token is None else f"Bearer {token}".encode()
+        self._plane, self._limits = plane, plane.limits
+        self._host, self.port = host, port
+        self._token = None if token is None else token.encode()
         self._certificate, self._count = certificate, count
         self._name, self._version = plane.identity.model, str(plane.identity.release)
-        self._codec = codec
+        self._codec = proto.Inference(
+            plane.model.signature, plane.limits, model=self._name, version=self._version
+        )
         self._server: Any = None
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen and answer; the port is told, for 0 takes any free one. OSError where it cannot."""
-        bound = reserve(host, port)  # says why where it cannot; gRPC only says that it could not
+    async def start(self) -> None:
+        """Listen and answer. `port` 0 has become a number then. UsageError where it cannot."""
+        bound = _reserve(self._host, self.port)
         try:
-            port = bound.getsockname()[1]
+            self.port = bound.getsockname()[1]
             self._server = aio.server(options=[
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", self._limits.max_body_bytes),
@@ -152,7 +132,8 @@ class Server:
             self._server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(proto.SERVICE, handlers),)
             )
-            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            host = f"[{self._host}]" if ":" in self._host else self._host
+            address = f"{host}:{self.port}"
             if self._certificate is None:
                 self._server.add_insecure_port(address)
             else:
@@ -160,7 +141,6 @@ class Server:
             await self._server.start()
         finally:
             bound.close()
-        return port
 
     async def drain(self, grace_s: float) -> None:
         """Accept nothing more, finish what is in flight, then close; after `grace_s` in any case.
@@ -229,7 +209,10 @@ class Server:
     def _authorize(self, given: Any) -> None:
         if self._token is None:
             return
-        if not isinstance(given, str) or not hmac.compare_digest(given.encode(), self._token):
+        scheme, _, token = given.partition(" ") if isinstance(given, str) else ("", "", "")
+        # Compared first, so that a wrong scheme takes as long as a wrong token.
+        same = hmac.compare_digest(token.strip().encode(), self._token)
+        if not same or scheme.lower() != "bearer":
             raise _Refused(_Code.UNAUTHENTICATED, "send the bearer token in `authorization`")
 
     def _known(self, name: str, version: str) -> None:
@@ -276,12 +259,13 @@ class Server:
             raise _Refused(_Code.UNAVAILABLE, "the model is not ready")
         decoded = self._codec.decode(request)
         self._codec.check(decoded, self._plane.examples)
-        answer = await self._answered(decoded.query, call.context.time_remaining())
+        limits = (self._limits.deadline_s, decoded.deadline_s, call.context.time_remaining())
+        answer = await self._answered(decoded.query, min(s for s in limits if s is not None))
         call.tell("x-prediction-id", answer.id)
         return self._codec.encode(answer, decoded)
 
-    async def _answered(self, query: Query, remaining_s: float | None) -> Answer:
-        """Wait for the plane; a client that left or was too late is dropped from its queue."""
+    async def _answered(self, query: Query, limit_s: float) -> Answer:
+        """Wait for the plane; a client that left is dropped from its queue."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def done(result: Answer | Exception) -> None:
@@ -292,14 +276,12 @@ class Server:
             else:
                 future.set_result(result)
 
-        limit_s = self._limits.deadline_s
-        if remaining_s is not None:
-            limit_s = min(limit_s, remaining_s)
         ticket = self._plane.submit(query, done, limit_s)
         try:
             return await future
         except asyncio.CancelledError:
-            ticket.cancel()
+            if ticket is not None:
+                ticket.cancel()
             raise
 
 
@@ -308,19 +290,22 @@ async def _fixed(_body: bytes, _call: _Call) -> Any:
     raise _Refused(_Code.UNIMPLEMENTED, words)
 
 
-def reserve(host: str, port: int) -> socket.socket:
+def _reserve(host: str, port: int) -> socket.socket:
     """A socket bound to the port beside others of its kind (SO_REUSEPORT), not listening.
 
-    It holds the port, 0 having become a number, for the workers that will listen there. OSError.
+    gRPC only says that it could not bind; this says why, and makes a number of port 0.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind((host, port))
-    except OSError:
+    except OSError as error:
         bound.close()
-        raise
+        raise UsageError(
+            f"cannot listen on {host}:{port} for gRPC: {error.strerror}",
+            hint="choose another --grpc-port",
+        ) from None
     return bound
 
 
@@ -350,3 +335,13 @@ def _credentials(files: Certificate) -> Any:
 
     seen.append(stamps())
     return grpc.dynamic_ssl_server_credentials(read(), changed)
+
+
+def of(options: Options, plane: Plane, count: Callable[[str, int], None]) -> Server:
+    """The server that the options of `serve` ask for, with `grpc_port` among them."""
+    assert options.grpc_port is not None
+    certificate = None
+    if options.tls_certificate is not None:
+        certificate = Certificate(options.tls_certificate, options.tls_key)
+    return Server(plane, options.host, options.grpc_port, token=options.token,
+                  certificate=certificate, count=count)  # fmt: skip

@@ -177,6 +177,21 @@ def test_contents_beside_raw_contents_and_shared_memory_are_refused() -> None:
         CODEC.decode(shared)
 
 
+def test_parameters_are_those_of_rest() -> None:
+    made = changed()
+    made.parameters["timeout"].int64_param = 1_500_000  # µs, as Triton's client sends it
+    made.parameters["priority"].uint64_param = 1
+    assert CODEC.decode(made).deadline_s == 1.5
+    made.parameters["depth"].int64_param = 3
+    with pytest.raises(WrongInput, match="this model takes no parameters"):
+        CODEC.decode(made)
+    deep = proto.Inference(
+        signature.Signature(params=("depth", "fast")), Limits(), model="demo", version="7"
+    )
+    made.parameters["fast"].bool_param = True
+    assert deep.decode(made).query.params == {"depth": 3, "fast": True}
+
+
 def test_tensors_of_different_lengths_or_equal_names_are_refused() -> None:
     made = changed()
     made.inputs.add(name="z", datatype="INT8", shape=[2])

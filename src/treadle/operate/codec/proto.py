@@ -8,14 +8,13 @@ typed field, so an FP16 output makes the whole answer raw.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from treadle.operate import wire
-from treadle.operate.codec import binary
+from treadle.operate.codec import binary, v2
 from treadle.operate.limits import Limits
 from treadle.operate.query import Answer, Query
 from treadle.operate.signature import Signature, WrongInput
@@ -41,29 +40,15 @@ def parsed(name: str, body: bytes) -> Any:
         raise WrongInput("message", f"a {name}", "other bytes") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A decoded request, and how it wants to be answered."""
-
-    query: Query
-    id: str
-    """The client's; empty: the prediction's id is told instead."""
-    requested: tuple[str, ...]
-    """Names of outputs; empty: all."""
-    raw: bool
-
-
 class Inference:
-    """The codec of one model."""
+    """The codec of one model: that of REST, but for how tensors travel."""
 
     def __init__(self, signature: Signature, limits: Limits, *, model: str, version: str) -> None:
-        self._limits = limits
-        self._binary = {field.name for field in signature.inputs if field.type == "binary"}
-        """Inputs whose BYTES stay bytes; those of all others are texts."""
-        self._model, self._version = model, version
+        self._rest = v2.Inference(signature, limits, model=model, version=version)
+        self._limits, self._model, self._version = limits, model, version
 
-    def decode(self, request: Any) -> Request:
-        """What a ModelInferRequest asks. WrongInput."""
+    def decode(self, request: Any) -> v2.Request:
+        """What a ModelInferRequest asks; `binary_output` means raw here. WrongInput."""
         raws = request.raw_input_contents
         if not request.inputs:
             raise WrongInput("inputs", "one tensor or more", "none")
@@ -86,26 +71,29 @@ class Inference:
         rows = lengths.pop()
         if rows > self._limits.max_rows:
             raise WrongInput("inputs", f"at most {self._limits.max_rows} rows", f"{rows}")
-        requested = tuple(item.name for item in request.outputs)
-        return Request(Query(rows, tensors=tensors), request.id, requested, bool(raws))
+        params, deadline_s = self._rest._parameters(_plain(request.parameters))
+        requested, _ = v2._requested(
+            [v2._Output(item.name, _plain(item.parameters)) for item in request.outputs]
+        )
+        return v2.Request(Query(rows, tensors=tensors, params=params), request.id or None,
+                          requested, {}, bool(raws), deadline_s)  # fmt: skip
 
-    def check(self, request: Request, outputs: Mapping[str, Any]) -> None:
+    def check(self, request: v2.Request, outputs: Mapping[str, Any]) -> None:
         """WrongInput where an output is asked for that the model has not, before it is called."""
-        if outputs and any(name not in outputs for name in request.requested):
-            raise WrongInput("outputs", f"some of {', '.join(outputs)}", "another name")
+        self._rest.check(request._replace(binary_output=True), outputs)  # FP16 is no obstacle here
 
-    def encode(self, answer: Answer, request: Request) -> Any:
+    def encode(self, answer: Answer, request: v2.Request) -> Any:
         """The ModelInferResponse."""
+        names = request.requested or answer.names
         self.check(request, dict.fromkeys(answer.names))
         response = wire.message("ModelInferResponse")(
             model_name=self._model, model_version=self._version, id=request.id or answer.id
         )
         response.parameters["prediction_id"].string_param = answer.id
         response.parameters["model_version"].string_param = self._version
-        names = request.requested or answer.names
         arrays = [answer.array(name) for name in names]
         kinds = [binary.name_of(array.dtype) for array in arrays]
-        raw = request.raw or "FP16" in kinds
+        raw = request.binary_output or "FP16" in kinds
         for name, kind, array in zip(names, kinds, arrays, strict=True):
             output = response.outputs.add(name=name, datatype=kind, shape=array.shape)
             if raw:
@@ -120,15 +108,22 @@ class Inference:
         if kind != "BYTES" and kind not in binary.DTYPES:
             known = ", ".join(binary.DTYPES)
             raise WrongInput(f"{where}.datatype", f"BYTES or one of {known}", "another")
-        if "shared_memory_region" in item.parameters:  # Triton's: a way around every limit
-            raise WrongInput(f"{where}.parameters", "tensors in the message", "shared memory")
+        v2._no_shared_memory(where, item.parameters)
         size = binary.size(where, shape)
-        as_bytes = item.name in self._binary
+        as_bytes = item.name in self._rest._raw
         if raw is not None:
             flat = binary.decode(where, kind, size, raw, raw=as_bytes)
         else:
             flat = _typed(where, kind, size, item.contents, raw=as_bytes)
         return flat.reshape(shape)
+
+
+def _plain(parameters: Any) -> dict[str, Any]:
+    """Parameters as plain values; one that says nothing is None."""
+    return {
+        name: getattr(value, chosen) if (chosen := value.WhichOneof("parameter_choice")) else None
+        for name, value in parameters.items()
+    }
 
 
 def _typed(where: str, kind: str, size: int, contents: Any, *, raw: bool) -> Array:
