@@ -49,7 +49,7 @@ _NO_PARAMS: Mapping[str, Any] = {}
 class Admitted:
     """A query that has the right names, widths and types of cells."""
 
-    __slots__ = ("key", "layout", "params", "query", "rows")
+    __slots__ = ("data", "key", "layout", "params", "query", "rows")
 
     def __init__(
         self,
@@ -58,7 +58,10 @@ class Admitted:
         key: Hashable,
         params: Mapping[str, Any],
         layout: Layout | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
+        self.data = data
+        """What was made of it already: tensors, or columns of a model without a signature."""
         self.query = query
         self.rows = rows
         self.key = key
@@ -273,8 +276,10 @@ class Assembler:
                 layout = self._layout(query.names)
             key = layout.admit(query)
         elif not self._named:
-            # What comes decides what the model sees: such a query is alone in its call.
-            return Admitted(query, query.rows, object(), params)
+            data, key = self._unnamed(query)
+            if params:
+                key = (key, signatures.params_key(params))
+            return Admitted(query, query.rows, key, params, None, data)
         else:
             query = _by_columns(query, self._signature)
             key = self._columns_key(query)
@@ -288,13 +293,34 @@ class Assembler:
         rows = first.rows if len(admitted) == 1 else sum([one.rows for one in admitted])
         signature, data = self._signature, None
         if rows:
-            if signature.tensors:
-                data = _tensors(first.query, signature)
-            elif not signature.inputs:
-                data = _as_it_came(first.query)
+            if not self._named:
+                data = self._as_it_came(admitted)
             else:
                 data = self._input(admitted, rows)
         return Prepared(data, rows, None, first.params, admitted, signature.features)
+
+    def _unnamed(self, query: Query) -> tuple[Mapping[str, Any], Hashable]:
+        """Tensors, or columns of a model without a signature, and their key."""
+        if self._signature.tensors:
+            tensors = _tensors(query, self._signature)
+            shapes = tuple([(name, array.shape[1:]) for name, array in tensors.items()])
+            return tensors, ("tensors", shapes)
+        columns = _by_columns(query, self._signature).columns or {}
+        kinds = []
+        for name, values in columns.items():
+            if len(values) != query.rows:
+                raise WrongInput(name, f"{query.rows} values", f"{len(values)}")
+            kinds.append((name, _kind(values)))
+        return columns, ("columns", tuple(kinds))
+
+    def _as_it_came(self, admitted: Sequence[Admitted]) -> Any:
+        parts = [one.data or {} for one in admitted]
+        made = parts[0]
+        if len(parts) > 1:
+            made = {name: _end_to_end([part[name] for part in parts]) for name in made}
+        if not self._signature.tensors:
+            return made if self._columns else _frame(made)
+        return next(iter(made.values())) if len(self._signature.inputs) == 1 else made
 
     def _layout(self, names: tuple[str, ...] | None) -> Layout:
         layout = self._layouts.get(names)
@@ -551,18 +577,33 @@ def _named(query: Query, names: list[str]) -> dict[str, Values]:
     return columns
 
 
-def _as_it_came(query: Query) -> pd.DataFrame:
-    """Without a signature: what comes is what the model sees."""
-    return _frame(_by_columns(query, Signature()).columns or {})
+def _kind(values: Values) -> Hashable:
+    """What pandas makes a column's type of, where other values of that kind change nothing of it.
+
+    A kind of its own where they might.
+    """
+    if isinstance(values, np.ndarray):
+        return (values.dtype.str, values.ndim) if values.dtype.kind in "biuf" else object()
+    found = set(map(type, values))
+    if found == {int}:
+        return int if max(values) < 2**63 and min(values) >= -(2**63) else object()
+    return found.pop() if found in ({float}, {bool}, {str}) else object()
+
+
+def _end_to_end(parts: list[Values]) -> Values:
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    return list(chain.from_iterable(parts))
 
 
 # ---- tensors -------------------------------------------------------------------------------------
 
 
-def _tensors(query: Query, signature: Signature) -> Any:
+def _tensors(query: Query, signature: Signature) -> dict[str, Array]:
+    """The signature's tensors. Raises WrongInput."""
     fields = signature.inputs
-    if query.cells is not None and len(fields) == 1 and query.names is None:
-        given = {fields[0].name: _cells_matrix(query)}
+    if query.cells is not None and len(fields) == 1:  # names or none: a matrix has only places
+        given = {fields[0].name: _cells_matrix(query, fields[0])}
     elif query.tensors is not None:
         given = dict(query.tensors)
         if len(fields) == 1 and len(given) == 1:
@@ -582,12 +623,21 @@ def _tensors(query: Query, signature: Signature) -> Any:
     lengths = {array.shape[0] for array in tensors.values()}
     if len(lengths) > 1:
         raise WrongInput("inputs", "tensors of equal first dimension", "different ones")
-    return next(iter(tensors.values())) if len(fields) == 1 else tensors
+    if lengths != {query.rows}:
+        raise WrongInput("inputs", f"tensors of {query.rows} rows", "another number")
+    return tensors
 
 
-def _cells_matrix(query: Query) -> Array:
+def _cells_matrix(query: Query, spec: signatures.Field) -> Array:
+    """Rows of cells as a matrix: of the wanted type where they are numbers, else of objects."""
     rows = query.cells or ()
     width = len(rows[0])
+    dtype = np.dtype(spec.dtype or "float64")
+    known = query.numbers or set(map(type, chain.from_iterable(rows))) <= {int, float, _NONE}
+    if dtype.kind == "f" and known and set(map(len, rows)) == {width}:
+        made = _numbers(list(rows), dtype, width)
+        if made is not None:
+            return made
     matrix = np.empty((len(rows), width), dtype=object)
     for number, row in enumerate(rows):
         if len(row) != width:
