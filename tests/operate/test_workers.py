@@ -1,0 +1,360 @@
+"""Several workers on one port, as processes: death, silence, swap; a client never retries."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from treadle.base import supervision
+from treadle.base.supervision import Supervised, Wanted
+from treadle.deploy import process as target
+
+_spec = importlib.util.spec_from_file_location(
+    "deploy_models", Path(__file__).parents[1] / "deploy" / "models.py"
+)
+assert _spec and _spec.loader
+models = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(models)
+
+BODY = json.dumps({"dataframe_split": {"columns": ["x", "z"], "data": [[1.0, 2.0]]}})
+JSON = {"Content-Type": "application/json"}
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+class Client:
+    """One keep-alive connection. A lost answer is a failure; then it connects again."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.failures, self.answers = port, 0, []  # type: int, int, list[Any]
+        self._connection: http.client.HTTPConnection | None = None
+
+    def ask(self, path: str = "/invocations", body: str | None = BODY) -> Any:
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            self._connection.request("POST" if body else "GET", path, body, JSON)
+            answer = self._connection.getresponse()
+            data = answer.read()
+        except (OSError, http.client.HTTPException):
+            self.failures += 1
+            self.close()
+            return None
+        if answer.headers["Connection"] == "close":
+            self.close()
+        return answer.status, data, answer.headers
+
+    def once(self, path: str = "/invocations", body: str | None = BODY) -> Any:
+        found = self.ask(path, body)
+        self.close()
+        assert found is not None
+        return found
+
+    def predict(self) -> None:
+        found = self.ask()
+        if found is not None:
+            self.answers.append(
+                (found[0], json.loads(found[1]), found[2]["X-Prediction-Id"].split(".")[2])
+            )
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+
+class Served:
+    """`serve --workers N`, and what it logs."""
+
+    def __init__(self, *arguments: str, **environ: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "treadle.operate", "serve", *arguments, "--port", "0"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environ},
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        with self.process.stderr as lines:
+            for line in lines:
+                self.lines.append(line)
+
+    def logged(self, pattern: str) -> list[re.Match[str]]:
+        return [found for line in list(self.lines) if (found := re.search(pattern, line))]
+
+    @property
+    def port(self) -> int:
+        return int(wait_for(lambda: self.logged(r"began \(pid \d+\) on 127\.0\.0\.1:(\d+)"))[0][1])
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Instance → pid of all workers that ever served, the oldest first."""
+        started = {m[1]: int(m[2]) for m in self.logged(r"\(instance (\S+), pid (\d+)")}
+        return {m[1]: started[m[1]] for m in self.logged(r"\(instance (\S+)\) serves$")}
+
+    def until(self, workers: int) -> dict[str, int]:
+        """Wait until as many have served in all."""
+        return wait_for(lambda: (p := self.pids) and len(p) >= workers and p)
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        status, text, _ = Client(self.port).once("/metrics", None)
+        assert status == 200
+        return {
+            (s.name, *s.labels.values()): s.value
+            for family in text_string_to_metric_families(text.decode())
+            for s in family.samples
+        }
+
+    def ready(self) -> int:
+        return Client(self.port).once("/v2/health/ready", None)[0]
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout=60)
+        finally:
+            self.process.kill()
+            self._reader.join()
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("models")
+    return {
+        "one": models.linear(home / "one", 1, 0),
+        "two": models.linear(home / "two", 0, 1),
+        "broken": models.linear(home / "broken", 1, 1, broken=True),
+    }
+
+
+@pytest.fixture
+def serve(folders: dict[str, Path]) -> Iterator[Callable[..., Served]]:
+    started: list[Served] = []
+
+    def go(*arguments: str, model: str = "one", **environ: str) -> Served:
+        started.append(Served(str(folders[model]), *arguments, **environ))
+        return started[-1]
+
+    yield go
+    for served in started:
+        if served.process.poll() is None:
+            served.end()
+        served._reader.join()
+
+
+def load(port: int, clients: int, requests: int, during: Callable[[], None]) -> list[Client]:
+    """Each client asks so many times, on a connection of its own, while something happens."""
+    asking = [Client(port) for _ in range(clients)]
+    half = threading.Barrier(clients + 1)
+
+    def go(client: Client) -> None:
+        for number in range(requests):
+            if number == requests // 4:
+                half.wait()
+            client.predict()
+        client.close()
+
+    threads = [threading.Thread(target=go, args=(client,)) for client in asking]
+    for thread in threads:
+        thread.start()
+    half.wait()
+    during()
+    for thread in threads:
+        thread.join()
+    return asking
+
+
+def test_two_workers_serve_one_port_and_end_together(serve: Callable[..., Served]) -> None:
+    served = serve("--workers", "2", "--instance", "here")
+    pids = served.until(2)
+    assert len(set(pids.values())) == 2
+    assert all(re.fullmatch("here-[0-9a-f]{4}", name) for name in pids)
+    asking = load(served.port, 8, 20, lambda: None)
+    assert [c.failures for c in asking] == [0] * 8
+    assert all(a[:2] == (200, {"predictions": [1.0]}) for c in asking for a in c.answers)
+    assert {a[2] for c in asking for a in c.answers} <= set(pids)
+    assert served.end() == 0
+    for pid in pids.values():
+        assert supervision.start_of(pid) == ""
+
+
+def test_a_killed_worker_loses_its_own_requests_alone_and_is_replaced(
+    serve: Callable[..., Served],
+) -> None:
+    served = serve("--workers", "2")
+    first = served.until(2)
+    victim = next(iter(first))
+
+    asking = load(served.port, 6, 250, lambda: os.kill(first[victim], signal.SIGKILL))
+    for client in asking:
+        # A connection fails once at most: the one in flight; its next one finds somebody.
+        assert client.failures <= 1
+        assert all(a[:2] == (200, {"predictions": [1.0]}) for a in client.answers)
+        if client.failures:
+            assert victim in {a[2] for a in client.answers} or len(client.answers) == 249
+    after = served.until(3)
+    assert list(after)[:2] == list(first)
+    assert served.logged("died by signal 9")
+    assert served.end() == 0
+
+
+def test_a_stopped_worker_is_killed_and_replaced(serve: Callable[..., Served]) -> None:
+    served = serve("--workers", "2", TREADLE_STUCK_AFTER="2")
+    first = served.until(2)
+    stopped = next(iter(first.values()))
+    os.kill(stopped, signal.SIGSTOP)
+    after = served.until(3)
+    assert served.logged(rf"killing pid {stopped}, stuck: no sign of life for \d+ s")
+    assert supervision.start_of(stopped) == ""
+    asking = load(served.port, 4, 10, lambda: None)
+    assert [c.failures for c in asking] == [0] * 4
+    assert stopped not in list(after.values())[1:]
+
+
+def test_a_reload_loses_no_request(serve: Callable[..., Served]) -> None:
+    served = serve("--workers", "2", "--linger", "5")
+    first = served.until(2)
+
+    def reload() -> None:
+        served.process.send_signal(signal.SIGHUP)
+        served.until(4)
+
+    # Enough to last until the new ones serve, and some more.
+    asking = [Client(served.port) for _ in range(4)]
+    stop = threading.Event()
+
+    def go(client: Client, pause: float) -> None:
+        while not stop.is_set() and len(client.answers) < 2000:
+            client.predict()
+            time.sleep(pause)
+
+    threads = [
+        threading.Thread(target=go, args=(client, 0.005 * (number + 1)))
+        for number, client in enumerate(asking)
+    ]
+    for thread in threads:
+        thread.start()
+    reload()
+    counts = [len(client.answers) for client in asking]
+    wait_for(lambda: all(len(c.answers) > n + 3 for c, n in zip(asking, counts, strict=True)))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    for client in asking:
+        client.close()
+    old = set(first)
+    for client in asking:
+        assert client.failures == 0
+        assert {a[:1] for a in client.answers} == {(200,)}
+        generations = [a[2] in old for a in client.answers]
+        assert generations == sorted(generations, reverse=True)  # never back to an old one
+        assert not generations[-1]
+    assert served.logged("on the input example: 2 rows, worst difference 0")
+
+
+def test_when_the_supervisor_is_killed_its_workers_end(serve: Callable[..., Served]) -> None:
+    served = serve("--workers", "2")
+    pids = served.until(2)
+    served.process.kill()
+    wait_for(lambda: not any(supervision.start_of(pid) for pid in pids.values()))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_model_that_does_not_load_ends_the_server_with_its_reason(
+    serve: Callable[..., Served], workers: str
+) -> None:
+    served = serve("--workers", workers, model="broken")
+    assert served.process.wait(timeout=60) not in (0, None)
+    wait_for(lambda: served.logged("error: |could not start|did not get ready"))
+
+
+def test_a_port_in_use_is_said_before_anything_is_loaded(folders: dict[str, Path]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for workers in ("1", "2"):
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "treadle.operate", "serve", str(folders["one"]),
+                 "--workers", workers, "--port", port],
+                capture_output=True, text=True, check=False, timeout=60,
+            )  # fmt: skip
+            assert done.returncode == 2
+            assert f"127.0.0.1:{port}: Address already in use" in done.stderr
+            assert "starting release" not in done.stderr
+
+
+# ---- the process target's folder -----------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    home = tmp_path / "local"
+    home.mkdir()
+    yield home
+    target.stop(home, timeout_s=60)
+
+
+def test_a_folder_of_two_workers_swaps_refuses_and_compares(
+    folder: Path, folders: dict[str, Path]
+) -> None:
+    def want(number: int, model: str, workers: int) -> Wanted:
+        wanted = Wanted(f"w{number}", str(folders[model]), number, "", ("--name", "demo"),
+                        linger_s=1, workers=workers)  # fmt: skip
+        supervision.write(folder / supervision.WANTED, wanted)
+        return wanted
+
+    def state() -> Supervised:
+        found = supervision.read(folder / supervision.STATE, Supervised)
+        assert found is not None
+        return found
+
+    wanted = want(1, "one", 2)
+    with target._listen("127.0.0.1", 0, wanted_port=0, retry=False) as listener:
+        port = listener.getsockname()[1]
+        process = target._spawn(folder, listener, None)
+    first = target._await(folder, wanted, process, 60)
+    assert (first.status, first.workers, first.ready, first.error) == ("serving", 2, 2, None)
+    assert first.instance == first.instances[0]
+    assert first.server_pid == first.server_pids[0]
+    assert first.compared is None
+
+    wanted = want(2, "broken", 2)
+    os.kill(first.pid, signal.SIGHUP)
+    refused = target._await(folder, wanted, None, 60)
+    assert refused.error and (refused.release, refused.ready) == (1, 2)
+    assert refused.instances == first.instances
+
+    wanted = want(3, "two", 3)
+    os.kill(first.pid, signal.SIGHUP)
+    third = target._await(folder, wanted, None, 60)
+    assert (third.release, third.ready, third.workers, third.error) == (3, 3, 3, None)
+    assert third.compared == "2 rows, worst difference 1 in y"  # x=1, z=2 and x=3, z=4
+    assert Client(port).once()[1] == b'{"predictions":[2.0]}'
+
+    os.kill(third.server_pids[1], signal.SIGKILL)
+    wait_for(lambda: state().restarts == 1 and state().ready == 3)
+    assert set(third.instances) - set(state().instances) == {third.instances[1]}
