@@ -46,6 +46,8 @@ _OPEN = {"ServerLive", "ServerReady"}
 """Methods that a probe may call without the token."""
 _RETRY = ("grpc-retry-pushback-ms", "1000")
 """When a client that was turned away may try again (gRPC proposal A6): its own retries read it."""
+_STREAMS = 2048
+"""Calls of one connection at a time; more wait at the client, unseen by our queue."""
 _Code = grpc.StatusCode
 _HTTP = {
     _Code.INVALID_ARGUMENT: 400, _Code.UNAUTHENTICATED: 401, _Code.NOT_FOUND: 404,
@@ -122,7 +124,7 @@ class Server:
                 ("grpc.max_receive_message_length", self._limits.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_metadata_size", self._limits.max_head_bytes),
-                ("grpc.max_concurrent_streams", self._limits.max_queue_requests),
+                ("grpc.max_concurrent_streams", _STREAMS),
                 ("grpc.server_handshake_timeout_ms", int(self._limits.head_timeout_s * 1000)),
             ])  # fmt: skip
             handlers = {
