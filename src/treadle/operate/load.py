@@ -10,12 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from treadle.base.errors import MissingExtra, UsageError
 from treadle.operate import signature as signatures
+from treadle.operate.compiled import replaced
 from treadle.operate.engine import Engine, common_type
 from treadle.operate.folder import inside, listed, read_mlmodel, treadle_json, verify
 from treadle.operate.signature import Signature
@@ -39,7 +41,11 @@ class Opened:
 
 
 def open_folder(
-    folder: Path, *, files: Mapping[str, str] | None = None, trust_pickle: bool = False
+    folder: Path,
+    *,
+    files: Mapping[str, str] | None = None,
+    trust_pickle: bool = False,
+    compiled: bool = False,
 ) -> Opened:
     """Verify and load a model directory: see `model.load`."""
     content = verify(folder, files) if files is not None else ""
@@ -60,7 +66,9 @@ def open_folder(
             conf = {**(flavors[flavor] or {}), "treadle_output": told.get("output")}
             if key in conf:
                 inside(folder, str(conf[key]))
-            engine = _load(place, folder, conf, function, trust_pickle, signature)
+            original = partial(_load, place, folder, conf, function, trust_pickle, signature)
+            engine = replaced(folder, signature, original) if compiled else None
+            engine = engine or original()
             return Opened(flavor, signature, function, engine, content)
     if not pyfunc:
         raise UsageError(

@@ -127,9 +127,16 @@ class LoadedModel:
 
 
 def load(
-    folder: Path, *, files: Mapping[str, str] | None = None, trust_pickle: bool = False
+    folder: Path,
+    *,
+    files: Mapping[str, str] | None = None,
+    trust_pickle: bool = False,
+    compiled: bool = False,
 ) -> LoadedModel:
     """Load a model directory.
+
+    `compiled`: answer by its compiled form, if one was accepted (the server does; the gates judge
+    the original).
 
     `files` (relative path → digest) is compared with what lies there: a file that differs, is
     missing or is too many raises StateCorrupt before anything of the model is read. Formats that
@@ -138,7 +145,7 @@ def load(
     that the model needs.
     """
     folder = Path(folder)
-    opened = open_folder(folder, files=files, trust_pickle=trust_pickle)
+    opened = open_folder(folder, files=files, trust_pickle=trust_pickle, compiled=compiled)
     engine = opened.engine
     return LoadedModel(
         folder, opened.flavor, opened.signature, opened.function, engine.call, engine.native,

