@@ -180,6 +180,30 @@ def test_looking_who_holds_the_lock_refuses_nobody(tmp_path):
             looker.join()
 
 
+def test_who_deletes_waits_for_the_small_writers_and_they_for_it(tmp_path):
+    with State.open(tmp_path, create=True) as state:
+        events = []
+
+        def delete():
+            with state.no_writers():
+                events.append("deleting")
+                time.sleep(0.1)
+                events.append("deleted")
+
+        with state.small_writer(), state.small_writer():  # they do not exclude one another
+            deleting = threading.Thread(target=delete)
+            deleting.start()
+            time.sleep(0.2)
+            assert events == []
+            events.append("written")
+        while len(events) < 2:
+            time.sleep(0.005)
+        with state.small_writer():
+            events.append("written again")
+        deleting.join()
+    assert events == ["written", "deleting", "deleted", "written again"]
+
+
 def test_turns_never_overlap(tmp_path):
     code = HOLD.replace(
         "time.sleep(float(sys.argv[2]))",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -201,6 +202,29 @@ class State:
             if holder is not None and holder != named:
                 named = holder
                 report(f"waiting for {holder}", waiting_for=holder.pid)
+
+    @contextlib.contextmanager
+    def small_writer(self) -> Iterator[None]:
+        """Store blobs and then the record that needs them, beside a turn and others like it.
+
+        Monitoring and truth need no turn's lock. But between a blob and its record nothing needs
+        the blob, so `gc` waits (`no_writers`) until all of these are through.
+        """
+        with self._writers(fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def no_writers(self) -> Iterator[None]:
+        """Wait for the small writers, and have new ones wait."""
+        with self._writers(fcntl.LOCK_EX):
+            yield
+
+    @contextlib.contextmanager
+    def _writers(self, kind: int) -> Iterator[None]:
+        path = self.folder / "writers.lock"
+        with disk_errors(path), open(path, "ab") as file:
+            fcntl.flock(file, kind)  # released by the kernel, however this process ends
+            yield
 
     def _sign(self, path: Path, words: str) -> None:
         import socket

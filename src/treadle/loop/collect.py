@@ -33,7 +33,7 @@ class Collected:
 def collect(project: Project, *, keep: int, dry_run: bool) -> Collected:
     """Delete what nothing needs; `keep` releases before each champion stay rollback targets."""
     state = project.require_state()
-    with state.turn_lock("treadle gc", True, project.report):
+    with state.turn_lock("treadle gc", True, project.report), state.no_writers():
         needed = needed_digests(project, keep)
         if not dry_run:  # first: no record may speak of what is gone, if this dies half-way
             _forget(project, needed)

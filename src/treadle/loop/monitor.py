@@ -42,10 +42,11 @@ class Monitored:
 def monitor(project: Project, environment: str, *, limit: int = 8) -> Monitored:
     """Close windows, examine them, judge what truth has matured, decide on a retraining."""
     place = project.spec.place(environment)
-    new_windows = _advance(project, place)
-    found = _examine_traffic(project, place, new_windows)
-    judged, quality_found = _judge(project, place)
-    answer, decided = _decide(project, place, changed=bool(new_windows or judged))
+    with project.require_state().small_writer():
+        new_windows = _advance(project, place)
+        found = _examine_traffic(project, place, new_windows)
+        judged, quality_found = _judge(project, place)
+        answer, decided = _decide(project, place, changed=bool(new_windows or judged))
     stored = [
         from_plain(Window, value)
         for _, value in project.journal.list("window", f"{place}/", newest_first=True, limit=limit)

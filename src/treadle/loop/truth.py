@@ -39,12 +39,20 @@ def hand_in_truth(project: Project, environment: str, file: Path) -> HandedIn:
 def add_truth(project: Project, environment: str, frame: Any, *, source: str = "") -> HandedIn:
     """Take in what became known later: a frame or an Arrow table with label and key."""
     from treadle.monitor import truth as truths
-    from treadle.monitor.window import encode
 
     place = project.spec.place(environment)
     table, by = truths.normalise(frame, key(project), project.spec.model.label, _known_at(project))
     if not table.num_rows:
         raise UsageError(f"{source or 'the truth'} has no rows", hint="nothing was taken in")
+    with project.require_state().small_writer():
+        return _take_in(project, place, table, by, source)
+
+
+def _take_in(
+    project: Project, place: str, table: Any, by: tuple[str, ...], source: str
+) -> HandedIn:
+    from treadle.monitor.window import encode
+
     blob = project.objects.put_bytes(encode(table))
     held = [value for _, value in project.journal.list("truth_part", f"{place}/")]
     same = [part for part in held if part["content"] == blob]
