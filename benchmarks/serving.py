@@ -70,6 +70,11 @@ class Running:
     bodies: Mapping[str, Path]
     server: Server | None = None
 
+    def rest(self) -> None:
+        """Do not disturb the others."""
+        if self.server is not None and self.peer.stopped:
+            self.server.freeze()
+
     def fail(self, error: Exception, when: str) -> None:
         """Leave it out from now on; the table says why."""
         self.found["error"] = f"{when}: {error}"
@@ -146,10 +151,13 @@ class Bench:
             for n, starts in ((1, range(CHECKED)), (100, range(0, len(rows), 100)))
             for i in starts
         ]
+        constant = peer.name in ("nginx", "uvicorn")
         bodies = {}
         for cell, (_, n) in CELLS.items():
             file = folder / f"{peer.form}-{n}.jsonl"
             starts = range(len(rows)) if n == 1 else range(0, len(rows) - n, 20)
+            if constant:  # the same bytes again and again, so that wrk is not the limit
+                file, starts = folder / f"{peer.form}-{n}-constant.jsonl", range(1)
             lines = [servers.body(peer.form, columns, rows[i : i + n]) for i in starts]
             file.write_bytes(b"\n".join(lines) + b"\n")
             bodies[cell] = file
@@ -158,7 +166,6 @@ class Bench:
             case, folder / "unused", 0, self.options.venvs, self.tools,
             Path(case["directories"][peer.directory]) if known else None,
         )  # fmt: skip
-        constant = peer.name in ("nginx", "uvicorn")
         check = Check(
             peer.path, peer.headers,
             [(questions[0][0], right[:1])] * CHECKED if constant else questions,
@@ -215,8 +222,7 @@ class Bench:
             one.fail(error, "at the start")
         else:
             say(f"  {one.peer.name}: first right answer after {seconds:.2f} s")
-            assert one.server is not None
-            one.server.freeze()
+            one.rest()
 
     def unauthorized(self, one: Running) -> None:
         """Without its token a server must not answer."""
@@ -240,6 +246,7 @@ class Bench:
             )
         found["rate"] = found["requests"] / found["seconds"]
         found["cpu_us"] = cpu / found["requests"] * 1e6
+        found["busy"] = cpu / found["seconds"]
         return found
 
     def rounds(self, running: list[Running], inside: Inside) -> list[dict[str, float]]:
@@ -260,7 +267,7 @@ class Bench:
                 except (Failed, OSError, TimeoutError) as error:
                     one.fail(error, f"round {number + 1}")
                 else:
-                    one.server.freeze()
+                    one.rest()
             for one in running:  # ours is started anew in each round
                 if number and one.server is not None and one.peer.name in MAIN:
                     again, _, seconds = self.launch(one)

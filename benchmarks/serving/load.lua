@@ -12,12 +12,16 @@ function init(arguments)
   end
   for line in io.lines(arguments[1]) do
     requests[#requests + 1] = wrk.format(nil, arguments[2], nil, line)
+    wrk.body = line
   end
-end
-
-function request()
-  turn = turn % #requests + 1
-  return requests[turn]
+  wrk.path = arguments[2]
+  if #requests > 1 then
+    -- Without this function wrk sends one request again and again and is a little faster.
+    function request()
+      turn = turn % #requests + 1
+      return requests[turn]
+    end
+  end
 end
 
 function done(summary, latency)

@@ -87,6 +87,8 @@ class Peer:
     directory: str | None = None
     """Which of the case's model directories it serves; `compiled`: made when it is asked for."""
     answer_key: str | None = "predictions"
+    stopped: bool = True
+    """Whether it is stopped while others are measured."""
     skip: Callable[[], str | None] = lambda: None
     """Why it cannot be measured today, in words."""
 
@@ -262,8 +264,9 @@ SERVERS: dict[str, Peer] = {
             answer_key="outputs",
         ),
         Peer(
-            "bentoml", "BentoML", "rows", "/predict", _bento, ("logreg",), "adaptive batching",
-            cells=("64", "100"), venv="bentoml", answer_key=None,
+            "bentoml", "BentoML", "rows", "/predict", _bento, ("logreg",),
+            "adaptive batching; never stopped, its batching learns from latencies (it idles at 1 %)",
+            cells=("64", "100"), venv="bentoml", answer_key=None, stopped=False,
             environment=lambda place: {
                 "BENCH_MODEL": place.case["native"], "BENTOML_HOME": str(place.folder),
             },

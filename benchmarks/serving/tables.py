@@ -17,12 +17,14 @@ BEST_OF = ("mlflow", "mlflow-frame", "bentoml", "litserve", "mlserver", "kserve"
 
 
 def short(value: float) -> str:
-    """Three digits, thousands with a comma."""
+    """Two or three digits, thousands with a comma."""
     if value >= 1000:
         return f"{value:,.0f}"
     if value >= 100:
         return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    if value >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.3f}"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -38,6 +40,11 @@ def spread(values: Sequence[float]) -> str:
 def middle(values: Sequence[float]) -> str:
     """The median alone."""
     return short(statistics.median(values)) if values else "–"
+
+
+def percent(values: Sequence[float]) -> str:
+    """The median as a percentage."""
+    return f"{statistics.median(values):.0%}" if values else "–"
 
 
 def samples(peer: Peer | None, cell: str, name: str) -> list[float]:
@@ -70,7 +77,7 @@ def case_table(run: Run, case: str) -> str:
     mlflow = _mlflow(run, case)
     nginx = _peer(run, case, "nginx")
     head = ["", "64 conn., answers/s", "× nginx", *(f"× MLflow, {word}" for word, _ in mlflow),
-            "p50 ms", "p99 ms", "CPU µs", "1 conn. p50 ms", "p99 ms", "16 conn. × 100 rows, answers/s",
+            "p50 ms", "p99 ms", "CPU µs", "core busy", "1 conn. p50 ms", "p99 ms", "16 conn. × 100 rows, answers/s",
             "p99 ms", "CPU µs", "first answer s", "RSS MB", "PSS MB"]  # fmt: skip
     lines = [f"### {found['title']}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     left_out = []
@@ -85,7 +92,7 @@ def case_table(run: Run, case: str) -> str:
             peer["title"], spread(many), middle(ratios(many, samples(nginx, "64", "rate"))),
             *(middle(ratios(many, samples(other, "64", "rate"))) for _, other in mlflow),
             middle(samples(peer, "64", "p50_ms")), middle(samples(peer, "64", "p99_ms")),
-            middle(samples(peer, "64", "cpu_us")),
+            middle(samples(peer, "64", "cpu_us")), percent(samples(peer, "64", "busy")),
             middle(samples(peer, "1", "p50_ms")), middle(samples(peer, "1", "p99_ms")),
             spread(samples(peer, "100", "rate")), middle(samples(peer, "100", "p99_ms")),
             middle(samples(peer, "100", "cpu_us")), spread(peer.get("starts", [])),
@@ -101,6 +108,15 @@ def case_table(run: Run, case: str) -> str:
         f"{max((p['difference'] for p in found['peers'].values() if 'difference' in p), default=0):.1g}.",
         "",
     ]  # fmt: skip
+    busy = samples(nginx, "64", "busy")
+    if busy and statistics.median(busy) < 0.95:
+        main = found["peers"].get("treadle") or found["peers"].get("treadle-frame")
+        by_cpu = ratios(samples(nginx, "64", "cpu_us"), samples(main, "64", "cpu_us"))
+        lines += [
+            f"nginx did not fill its core ({percent(busy)}: wrk was the limit, or the core was "
+            f"shared). By CPU per answer treadle is at {middle(by_cpu)} × nginx.",
+            "",
+        ]
     settings = [
         f"{p['title']}: {p['setting']}" for p in found["peers"].values() if p.get("setting")
     ]

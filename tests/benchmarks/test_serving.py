@@ -146,7 +146,9 @@ def test_percentiles_of_calls_come_in_milliseconds():
 
 
 def cell(*rates, p50=1.0, p99=2.0):
-    return [{"rate": r, "p50_ms": p50, "p99_ms": p99, "cpu_us": 1e6 / r} for r in rates]
+    return [
+        {"rate": r, "p50_ms": p50, "p99_ms": p99, "cpu_us": 1e6 / r, "busy": 1.0} for r in rates
+    ]
 
 
 def run(**peers):
@@ -192,6 +194,16 @@ def test_a_missed_target_is_told_from_a_reached_one():
     assert told["treadle, 64 connections / nginx"].endswith("| 0.35 [0.30–0.40] | ≥ 0.3 | yes |")
     assert told["treadle, first right answer, s"].endswith("| 3.50 [2.00–4.00] | ≤ 3.0 | **no** |")
     assert told["treadle, RSS MB"].endswith("| 129 | ≤ 130 | yes |")
+
+
+def test_a_yardstick_that_was_not_at_its_limit_is_named():
+    assert "did not fill its core" not in tables.report(run(treadle=OURS))
+    slow = cell(1000, 2000)
+    for sample in slow:
+        sample.update(busy=0.8, cpu_us=100)
+    found = run(treadle=OURS, nginx={"title": "nginx", "cells": {"64": slow}})
+    assert "nginx did not fill its core (80%" in tables.report(found)
+    assert "By CPU per answer treadle is at 0.050 × nginx" in tables.report(found)
 
 
 def test_what_was_left_out_is_named_with_its_reason(tmp_path):
