@@ -107,6 +107,40 @@ def echo(folder: Path) -> Path:
     )  # fmt: skip
 
 
+_SCALED = """
+import mlflow
+
+
+class Scaled(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        told = params or {}
+        return model_input["x"] * told.get("factor", 1.0) + len(told.get("text", ""))
+
+
+mlflow.models.set_model(Scaled())
+"""
+
+
+def scaled(folder: Path) -> Path:
+    """A model of MLflow's own kind with parameters: x · factor + length of text."""
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    code = folder.parent / "scaled.py"
+    code.write_text(_SCALED)
+    mlflow.pyfunc.save_model(
+        folder, python_model=str(code), input_example=pd.DataFrame({"x": [1.0, 2.0]}),
+        signature=ModelSignature(
+            inputs=Schema([ColSpec("double", "x")]), outputs=Schema([ColSpec("double", "y")]),
+            params=ParamSchema([ParamSpec("factor", "double", 1.0), ParamSpec("text", "string", "")]),
+        ),
+        pip_requirements=["mlflow-skinny"],
+    )  # fmt: skip
+    return folder
+
+
 def frame(rows: int = 200, seed: int = 0) -> pd.DataFrame:
     """Rows of the trained model's columns; `temp` has gaps."""
     random = np.random.default_rng(seed)

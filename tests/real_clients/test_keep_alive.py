@@ -180,8 +180,9 @@ async def one(port: int, every_s: float, until: float, told: Counter[str]) -> No
     writer.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(6, marks=pytest.mark.slow), pytest.param(60, marks=pytest.mark.soak)]
+)
 def test_ten_times_more_than_it_can_do_is_shed_in_words_and_recovered_from(
     serve: Serve, folders: dict[str, Path], seconds: float
 ) -> None:

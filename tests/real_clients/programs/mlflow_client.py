@@ -34,9 +34,9 @@ def ping() -> Any:
     return {"version": client.get_version()}
 
 
-def invoke(columns: dict[str, Any], dtypes: dict[str, str]) -> Any:
+def invoke(columns: dict[str, Any], dtypes: dict[str, str], params: Any = None) -> Any:
     """A frame, as the client itself sends it; the answer as its own classes read it."""
-    response = client.invoke(frame(columns, dtypes))
+    response = client.invoke(frame(columns, dtypes), params=params)
     predictions = response.get_predictions()
     return {"rows": predicted(response), "shape": list(predictions.shape),
             "type": type(response).__name__, "columns": [str(c) for c in predictions.columns]}  # fmt: skip

@@ -86,7 +86,7 @@ def refused(what: str, **arguments: Any) -> Any:
     return None
 
 
-def many(inputs: list[Any], how_many_at_once: int) -> Any:
+def many(inputs: list[Any], how_many_at_once: int, parameters: Any = None) -> Any:
     """Different requests at once: every one must get its own answer."""
 
     async def all_of_them() -> Any:
@@ -97,7 +97,10 @@ def many(inputs: list[Any], how_many_at_once: int) -> Any:
             async def one(number: int, array: Any) -> Any:
                 sent = [tensor("x", unpacked(array))]
                 async with turns:
-                    result = await asynchronous.infer(model, sent, request_id=f"n{number}")
+                    own = None if parameters is None else parameters[number]
+                    result = await asynchronous.infer(
+                        model, sent, request_id=f"n{number}", parameters=own
+                    )
                 return seen(result)
 
             return await asyncio.gather(*(one(n, array) for n, array in enumerate(inputs)))
