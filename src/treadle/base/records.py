@@ -222,6 +222,9 @@ class Release(Digested):
     created: str
     by: str
     reason: str = ""
+    compiled: dict[str, Any] | None = None
+    """Of `model: {compile: auto}`: accepted or not and why, tolerance, worst difference, rows (see
+    build/compile); None where no compiled form was asked for."""
 
 
 @dataclass(frozen=True)

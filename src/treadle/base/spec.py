@@ -92,6 +92,9 @@ class ModelSection:
     label: str
     features: tuple[str, ...] | None = None
     """An allow-list of columns; by default the rest."""
+    compile: Literal["auto"] | None = None
+    """`auto`: answer by a faster form of the model (a matrix product, ONNX Runtime) where the
+    comparison on the holdout shows the same answers; by default the model's own library answers."""
 
 
 @_section
@@ -292,7 +295,7 @@ SECTIONS: tuple[type, ...] = tuple(
 
 LATER: dict[str, Any] = {
     "targets": ("docker", "kubernetes"),
-    "top": ("compile", "dashboard", "alerts", "hub"),
+    "top": ("dashboard", "alerts", "hub"),
     "step": ("resources",),
     "environment": ("replicas", "namespace", "state", "context", "image", "canary"),
     "task": ("forecast", "ranking", "text"),

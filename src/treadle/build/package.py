@@ -58,6 +58,7 @@ def package(
     profile: str | None = None,
     excluded: Iterable[str] = (),
     stored: bytes | None = None,
+    holdout: Any = None,
 ) -> Model:
     """Write the model directory into `folder` (made here, or empty) and return its record.
 
@@ -73,6 +74,7 @@ def package(
         profile: digest of the training profile's blob.
         excluded: columns that are never features unless named: key, event time, known later.
         stored: canonical skops bytes of `value`, if a step has stored them already.
+        holdout: the rows that a compiled form is compared on (`compile: auto`).
 
     Raises:
         PipelineError: a column is missing or cannot be served, or the value is no model.
@@ -115,7 +117,15 @@ def package(
     _check_classes(classes, section)
     if written.flavor == "pytorch":
         exported.check_answers(written, section, _pandas(rows[list(names)]))
-    pinned = tuple(requirements) if requirements is not None else pins.pin(written.modules)
+    modules = set(written.modules)
+    if section.compile is not None:
+        from treadle.build import compile as compiling
+
+        judged = None if holdout is None else _pandas(holdout)
+        parity = compiling.write(value, written, section, features, folder, judged)
+        if parity.accepted and parity.form == "onnx":
+            modules.add("onnxruntime")
+    pinned = tuple(requirements) if requirements is not None else pins.pin(modules)
     rows_shown = {"columns": list(names), "data": _json_rows(shown)}
     texts = {
         "input_example.json": json.dumps(rows_shown),

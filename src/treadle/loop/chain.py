@@ -14,6 +14,7 @@ from treadle.base.digest import digest
 from treadle.base.errors import StateCorrupt
 from treadle.base.plain import to_plain
 from treadle.base.records import Model, Plan, PlannedAction, Release, Result, Snapshot, Verdict
+from treadle.base.spec import ModelSection
 from treadle.release import release as releases
 
 if TYPE_CHECKING:
@@ -106,19 +107,22 @@ def damaged_blobs(content: str, objects: Objects) -> list[str]:
     return sorted({digest for digest in files.values() if not whole(digest)})
 
 
-def model_key(chain: Chain, result: Result) -> str:
-    """What a packaged model depends on beside the fitted result."""
+def model_key(chain: Chain, result: Result, section: ModelSection | None = None) -> str:
+    """What a packaged model depends on beside the fitted result; `section`: were it this one."""
     spec = chain.project.spec
-    return digest(
-        {
-            "rules": RULES,
-            "result": result.content,
-            "model": to_plain(spec.model),
-            "trust": spec.trust,
-            "train": [r.content for r in model_inputs(chain)],
-            "data": to_plain(chain.project.training_section()),
-        }
-    )
+    section = section or spec.model
+    parts = {
+        "rules": RULES,
+        "result": result.content,
+        "model": to_plain(section),
+        "trust": spec.trust,
+        "train": [r.content for r in model_inputs(chain)],
+        "data": to_plain(chain.project.training_section()),
+    }
+    if section.compile is not None:
+        holdout = chain.result(spec.test.holdout)
+        parts["compared on"] = holdout.content if holdout is not None else None
+    return digest(parts)
 
 
 def verdict_key(chain: Chain, model: Model, holdout: Result) -> str:

@@ -14,6 +14,7 @@ from treadle.clients.journal import Changes
 from treadle.loop import baseline
 from treadle.loop import chain as links
 from treadle.loop.chain import Chain
+from treadle.loop.learn import parity
 from treadle.loop.project import Project, person, release_key
 from treadle.release import promote as moves
 from treadle.release import release as releases
@@ -49,6 +50,7 @@ def promote(chain: Chain, run: str | None, *, by: str) -> Release | None:
         reason="its verdict is pass"
         if approval is None
         else f"approved by {approval['by']}: {approval['reason']}",
+        compiled=parity(chain, model),
     )
     move = moves.move(
         state,

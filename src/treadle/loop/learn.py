@@ -208,6 +208,7 @@ def build(chain: Chain) -> Model:
             train_features=train,
             trust_pickle=spec.trust == "pickle",
             excluded=excluded,
+            holdout=_compared_on(chain),
         )
         content, _ = project.objects.put_tree(target)
         crash.point("build.packaged")
@@ -228,8 +229,40 @@ def build(chain: Chain) -> Model:
         f"{model.size_bytes / 1e3:,.0f} kB",
         phase="build",
     )
+    told = parity(chain, model)
+    if told is not None:
+        project.report(compiled_words(told), phase="build", warning=not told["accepted"])
     chain.model = model
     return model
+
+
+def _compared_on(chain: Chain) -> Any:
+    """The rows that a compiled form is compared on; None where none is asked for."""
+    from treadle.code import store
+
+    if chain.project.spec.model.compile is None:
+        return None
+    holdout = chain.result(chain.project.spec.test.holdout)
+    assert holdout is not None
+    return as_pandas(store.load(holdout, chain.project.objects))
+
+
+def parity(chain: Chain, model: Model) -> dict[str, Any] | None:
+    """What the comparison of the model's compiled form said; None where none was asked for."""
+    content = model.files.get("compiled/parity.json")
+    if content is None:
+        return None
+    found: dict[str, Any] = json.loads(chain.project.objects.read(content))
+    return found
+
+
+def compiled_words(told: dict[str, Any]) -> str:
+    """The same in a sentence."""
+    if not told["accepted"]:
+        return f"no compiled form, the original answers: {told['why']}"
+    worst = told["worst"]["absolute"]
+    shown = f"at most {worst:g} apart" if worst else "equal"
+    return f"compiled ({told['form']}): {shown} on {told['rows']:,} rows of the holdout"
 
 
 def discard_damaged(chain: Chain) -> bool:

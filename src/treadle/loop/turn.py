@@ -190,9 +190,14 @@ def deploy(chain: Chain, result: TurnResult, *, by: str) -> None:
 
 def finish(chain: Chain, result: TurnResult) -> None:
     """What there is now, where it is, and the next command."""
+    from treadle.loop import learn as phases
+
     project = chain.project
     if result.model:
         result.made["model"] = f"{short(result.model.digest)} ({result.model.flavor})"
+        told = phases.parity(chain, result.model)
+        if told is not None:
+            result.made["compiled"] = phases.compiled_words(told)
     if chain.champion:
         result.made["champion"] = f"release {chain.champion.number} of {chain.place}"
     if result.address:

@@ -8,12 +8,13 @@ that is what makes an unchanged turn quick.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from treadle.base.digest import short
 from treadle.base.errors import UsageError
 from treadle.base.plain import from_plain
-from treadle.base.records import Model, Verdict
+from treadle.base.records import Model, Result, Verdict
 from treadle.code import cache, fingerprint, pipeline
 from treadle.data import snapshot as snapshots
 from treadle.data import stored
@@ -164,7 +165,7 @@ def look_at_model(chain: Chain) -> None:
         if not all(map(project.objects.has, (chain.model.content, *chain.model.files.values()))):
             chain.model = None
     if chain.model is None:
-        chain.add("build", "model", "run", "this result was not packaged yet")
+        chain.add("build", "model", "run", _why_package(chain, result))
         chain.add("test", "verdict", "run", "its model will be built")
         return
     chain.add("build", "model", "keep", f"packaged as {short(chain.model.digest)}")
@@ -187,6 +188,18 @@ def look_at_model(chain: Chain) -> None:
         f"{chain.verdict.outcome}: {failed[0]}" if failed else "passed its gates",
         failed,
     )
+
+
+def _why_package(chain: Chain, result: Result) -> str:
+    """Why there is no packaged model for a result; the word of treadle.yaml that changed, if one."""
+    now = chain.project.spec.model
+    other: Literal["auto"] | None = None if now.compile else "auto"
+    before = replace(now, compile=other)
+    if chain.project.journal.get("model_of", model_key(chain, result, before)) is None:
+        return "this result was not packaged yet"
+    if now.compile is None:
+        return "model.compile was `auto` and is not said any more: packaged without compiled form"
+    return "model.compile is `auto` now: a compiled form is made and compared on the holdout"
 
 
 def look_at_release(chain: Chain) -> None:

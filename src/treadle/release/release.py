@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from treadle.base import clock
 from treadle.base.errors import Refused
@@ -37,6 +38,7 @@ def propose(
     verdict: str,
     by: str,
     reason: str = "",
+    compiled: dict[str, Any] | None = None,
 ) -> Release:
     """The next release of an environment. Refused where the same model is held."""
     known = list(releases)
@@ -51,5 +53,5 @@ def propose(
     return Release(
         number=next_number(known), environment=environment, model=model.digest,
         content=model.content, run=run, verdict=verdict, created=clock.text(clock.now()), by=by,
-        reason=reason,
+        reason=reason, compiled=compiled,
     )  # fmt: skip
