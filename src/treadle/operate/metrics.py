@@ -231,10 +231,10 @@ class Metrics:
                          [row[counters.RESIDENT] for _, row in alive])  # fmt: skip
         if self._info:
             yield from _family("treadle_model_info", "gauge", "What is served.")
-            yield f"treadle_model_info{_labels(**self._info)} 1"
+            yield f"treadle_model_info{_labels(**self._info)} 1.0"
         yield from _family("treadle_build_info", "gauge", "What serves.")
         python = ".".join(map(str, sys.version_info[:3]))
-        yield f"treadle_build_info{_labels(version=__version__, python=python)} 1"
+        yield f"treadle_build_info{_labels(version=__version__, python=python)} 1.0"
 
 
 def _family(name: str, kind: str, words: str) -> tuple[str, str]:
@@ -276,7 +276,7 @@ def _labels(**labels: str) -> str:
 
 
 def _number(value: float) -> str:
-    return str(int(value)) if value.is_integer() else repr(value)
+    return repr(float(value))  # `7.0`, as the client library writes it
 
 
 def _resident(used: resource.struct_rusage) -> float:
