@@ -358,3 +358,76 @@ def test_a_folder_of_two_workers_swaps_refuses_and_compares(
     os.kill(third.server_pids[1], signal.SIGKILL)
     wait_for(lambda: state().restarts == 1 and state().ready == 3)
     assert set(third.instances) - set(state().instances) == {third.instances[1]}
+
+
+# ---- what all workers say together ---------------------------------------------------------------
+
+
+def test_counters_add_up_over_workers_and_over_a_replacement(serve: Callable[..., Served]) -> None:
+    served = serve("--workers", "2")
+    first = served.until(2)
+    name = ("treadle_requests_total", "/invocations", "200")
+
+    def rows() -> float:
+        return served.metrics()["treadle_predictions_total",]
+
+    asking = load(served.port, 6, 50, lambda: None)
+    answered = sum(len(client.answers) for client in asking)
+    assert answered == 300
+    found = served.metrics()
+    assert found[name] == found["treadle_predictions_total",] == answered
+    assert found["treadle_prediction_duration_seconds_count",] == answered
+    assert found["treadle_batch_requests_sum",] == answered
+    assert found["treadle_workers_ready",] == found["treadle_workers_wanted",] == 2
+    assert len({key for key in found if key[0] == "treadle_worker_resident_memory_bytes"}) == 2
+
+    os.kill(first.popitem()[1], signal.SIGKILL)
+    seen = [rows() for _ in range(20)]
+    served.until(3)
+    wait_for(lambda: served.metrics()["treadle_workers_ready",] == 2)
+    load(served.port, 4, 25, lambda: None)
+    assert min(seen) == answered
+    found = served.metrics()
+    assert found[name] == found["treadle_predictions_total",] == answered + 100
+    assert found["treadle_worker_restarts_total",] == 1
+    wait_for(lambda: served.metrics()["treadle_queued_requests",] == 0)
+    assert len({key for key in found if key[0] == "treadle_worker_resident_memory_bytes"}) == 2
+
+
+def test_while_a_worker_is_missing_the_others_say_that_they_are_not_ready(
+    serve: Callable[..., Served],
+) -> None:
+    served = serve("--workers", "2")
+    first = served.until(2)
+    wait_for(lambda: served.ready() == 200)
+    os.kill(next(iter(first.values())), signal.SIGKILL)
+    wait_for(lambda: served.logged("died by signal 9"))
+    answers: list[int] = []
+    wait_for(lambda: answers.append(served.ready()) or answers[-1] == 200)
+    assert len(served.until(3)) == 3
+    assert answers[:-1] == [503] * (len(answers) - 1)
+
+
+def test_a_reload_is_never_not_ready(serve: Callable[..., Served]) -> None:
+    served = serve("--workers", "2", "--linger", "0.2")
+    served.until(2)
+    wait_for(lambda: served.ready() == 200)
+    answers = []
+    served.process.send_signal(signal.SIGHUP)
+    while len(served.pids) < 4:
+        answers.append(served.ready())
+    answers += [served.ready() for _ in range(20)]
+    assert set(answers) == {200}
+    assert served.metrics()["treadle_workers_wanted",] == 2
+
+
+def test_one_worker_alone_counts_and_is_ready(serve: Callable[..., Served]) -> None:
+    served = serve()
+    port = int(wait_for(lambda: served.logged(r"serves on http://127\.0\.0\.1:(\d+)"))[0][1])
+    client = Client(port)
+    client.predict()
+    assert client.once("/v2/health/ready", None)[0] == 200
+    text = client.once("/metrics", None)[1].decode()
+    assert "treadle_workers_ready 1.0\n" in text
+    assert "treadle_workers_wanted 1.0\n" in text
+    assert 'treadle_requests_total{path="/invocations",status="200"} 1.0\n' in text

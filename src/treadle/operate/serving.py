@@ -5,31 +5,42 @@ Nothing here listens before `run`: the supervisor says when.
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
 import math
 import secrets
+import signal
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from treadle.base.errors import StateCorrupt
-from treadle.operate import model, plane, server, warmup
+from treadle.operate import model, runner, service, warmup
 from treadle.operate.capture import Capture
-from treadle.operate.codec import json as json_values
 from treadle.operate.codec import mlflow
+from treadle.operate.listener import Certificates
 from treadle.operate.metrics import Metrics
 from treadle.operate.options import Options
+from treadle.operate.plane import Identity, Plane
+from treadle.operate.query import Outputs
 
-_log = logging.getLogger("treadle.server")
+if TYPE_CHECKING:
+    from treadle.operate import grpc
+
+GRACE_S = 30.0
+"""What is in flight when a worker drains gets so long; the supervisor waits a little longer."""
 
 
 class Serving:
     """A model that is ready, and how it is served."""
 
     def __init__(self, options: Options, metrics: Metrics) -> None:
-        """Verify, load and warm. Raises what is wrong with the model."""
+        """Verify, load and warm. Raises what is wrong with the options or with the model."""
         self._options, self._metrics = options, metrics
+        self._tls = None
+        if options.tls_certificate is not None:
+            key = None if options.tls_key is None else str(options.tls_key)
+            self._tls = Certificates(str(options.tls_certificate), key)
         files = None
         if options.files is not None:
             files = json.loads(options.files.read_text(encoding="utf-8"))
@@ -40,12 +51,15 @@ class Serving:
                 f"found {loaded.content}"
             )
         self.flavor = loaded.flavor
-        self.identity = plane.Identity(
+        self.identity = Identity(
             options.environment, options.release, options.instance or secrets.token_hex(4),
-            options.name, options.content or loaded.content, options.run,
+            options.name, options.content or loaded.content, options.run, options.image,
         )  # fmt: skip
-        self._plane = plane.Plane(loaded, self.identity, self._capture())
+        self._plane = Plane(loaded, self.identity, self._capture(), limits=options.limits,
+                            watch=metrics)  # fmt: skip
+        self._grpc = self._grpc_server()
         self.warmed = self._plane.warm()
+        self._service = service.Predictor(self._plane, metrics, token=options.token)
         metrics.describe(self._plane.info())
 
     def _capture(self) -> Capture | None:
@@ -59,45 +73,73 @@ class Serving:
             exclude=options.capture_exclude, hashed=options.capture_hash,
         )  # fmt: skip
 
+    def _grpc_server(self) -> grpc.Server | None:
+        if self._options.grpc_port is None:
+            return None
+        from treadle.operate import grpc
+
+        server = grpc.of(self._options, self._plane, self._metrics.request)
+        # Known now and not when the version before has gone: this port can be had.
+        grpc._reserve(self._options.host, self._options.grpc_port).close()
+        return server
+
+    # ---- the version before ----
+
     def example(self) -> dict[str, Any] | None:
         """The input example and the answer to it, for the version after this one."""
         body = model.input_example(self._plane.model.folder)
-        return None if body is None else warmup.pack(body, self._predict(body))
+        return None if body is None else warmup.pack(body, self._answer(body))
 
     def compared(self, descriptor: int | None) -> str | None:
         """How this version answers the example of the one before."""
-        return None if descriptor is None else warmup.take_over(descriptor, self._predict)
+        return None if descriptor is None else warmup.take_over(descriptor, self._answer)
 
-    def _predict(self, body: bytes) -> Mapping[str, list[Any]]:
+    def _answer(self, body: bytes) -> Mapping[str, list[Any]]:
+        """What the model answers to a body of MLflow's, apart from all counting and capture."""
+        scoring = mlflow.Scoring(self._plane.model.signature, self._options.limits)
         loaded = self._plane.model
-        query = mlflow.decode(body, "application/json", loaded.signature)
-        outputs = loaded.answer(loaded.prepare(query))
-        return {name: json_values.values(array) for name, array in outputs.items()}
+        outputs = Outputs(loaded.answer(loaded.prepare(scoring.decode(body, "application/json"))))
+        return {name: outputs.values(name) for name in outputs.arrays}
+
+    # ---- serving ----
 
     def run(
         self, listener: socket.socket, *, started: Callable[[], None], drained: Callable[[], None]
     ) -> None:
         """Accept, answer, and drain when a signal says so."""
-        import asyncio
+        import uvloop
 
-        options = self._options
-        application = server.Application(
-            self._plane, max_body_bytes=options.limits.max_body_bytes,
-            max_rows=options.limits.max_rows, max_queue=options.limits.max_queue_requests,
-        )  # fmt: skip
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+                loop.run(self._serve(listener, started, drained))
+            # The loop's handlers are gone; a late signal must not make a bad end of this good one.
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+                signal.signal(number, signal.SIG_IGN)
+        finally:
+            self._service.close()
 
-        def beat() -> None:
-            self._metrics.beat()
-            asyncio.get_running_loop().call_later(1.0, beat)
+    async def _serve(
+        self, listener: socket.socket, started: Callable[[], None], drained: Callable[[], None]
+    ) -> None:
+        options, beside = self._options, self._grpc
+        draining: list[asyncio.Task[None]] = []
 
-        def begun() -> None:
-            beat()
-            started()
+        def leave() -> None:
+            drained()
+            if beside is not None:
+                draining.append(asyncio.get_running_loop().create_task(beside.drain(GRACE_S)))
 
-        server.run(
-            server.Server(
-                application, swap_linger_s=options.linger_s, lifeline=options.given.lifeline_fd,
-                started=begun, drained=drained,
-            ),
-            application, listener,
-        )  # fmt: skip
+        if beside is not None:
+            await beside.start()
+        await runner.Server(
+            self._service, listener, http=cast("Literal['own', 'uvicorn']", options.http),
+            limits=options.limits, tls=self._tls, swap_linger_s=options.linger_s, grace_s=GRACE_S,
+            lifeline=options.given.lifeline_fd, started=started, drained=leave, flush=self._flush,
+            heartbeat=self._metrics.beat,
+        ).serve()  # fmt: skip
+        if draining:
+            await asyncio.wait(draining)
+
+    def _flush(self) -> None:
+        if self._plane.capture is not None:
+            self._plane.capture.flush(timeout_s=0)
