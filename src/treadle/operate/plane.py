@@ -77,13 +77,14 @@ class Plane:
     # ---- one query ----
 
     def submit(
-        self, query: Query, done: Done, limit_s: float | None = None
+        self, query: Query, done: Done, limit_s: float | None = None, trace: str = ""
     ) -> Job[Admitted, Outputs] | None:
         """Have a query answered: `done` gets an Answer or an error, once, on the loop's thread.
 
         Returns the ticket to cancel it with; None where it was answered at once. Raises WrongInput
         where it does not fit the signature and Overloaded where the queue is full. `done` gets
-        WrongInput (seen only when values were converted), ModelFailed or TooLate.
+        WrongInput (seen only when values were converted), ModelFailed or TooLate. `trace` is the
+        request's `traceparent`, for the capture.
         """
         self._check(query)
         admitted = self.model.admit(query)
@@ -107,7 +108,7 @@ class Plane:
             )  # fmt: skip
             capture = self.capture
             if capture is not None and capture.wants():
-                self._take(capture, job.work, answer)
+                self._take(capture, job.work, answer, trace)
             done(answer)
 
         return self.batcher.submit(admitted, finished, limit_s)
@@ -140,12 +141,12 @@ class Plane:
     def _call(self, admitted: list[Admitted]) -> Outputs:
         return Outputs(self.model.answer(self.model.assemble(admitted)))
 
-    def _take(self, capture: Capture, admitted: Admitted, answer: Answer) -> None:
+    def _take(self, capture: Capture, admitted: Admitted, answer: Answer, trace: str = "") -> None:
         # Made into columns on the capture's thread, from what the client sent, as the model saw it.
         outputs = {name: answer.array(name) for name in answer.names}
         capture.take(Taken(
             answer.id, clock.now(), answer.latency_s * 1000, answer.rows,
-            lambda: self.model.assemble([admitted]), outputs, self.model.features,
+            lambda: self.model.assemble([admitted]), outputs, self.model.features, trace,
         ))  # fmt: skip
 
     # ---- the model as a whole ----

@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -223,7 +223,7 @@ class Predictor:
             respond(self._told(told, answer, route, head))
 
         try:
-            return self.plane.submit(query, done)
+            return self.plane.submit(query, done, None, _trace(head.headers))
         except Exception as error:
             respond(self._failed(error, route, head))
             return None
@@ -359,9 +359,9 @@ class Predictor:
         identity = headers.get(b"x-request-id")
         if identity is None or not _REQUEST_ID.fullmatch(identity):
             identity = prediction[-26:] if prediction else clock.ulid().encode()
-        trace = headers.get(b"traceparent")
-        if trace is not None and _TRACE.fullmatch(trace):
-            return b"x-request-id: %b\r\ntraceparent: %b\r\n" % (identity, trace)
+        trace = _trace(headers)
+        if trace:
+            return b"x-request-id: %b\r\ntraceparent: %b\r\n" % (identity, trace.encode())
         return b"x-request-id: %b\r\n" % identity
 
     def _known(self, head: Head) -> bool:
@@ -389,6 +389,12 @@ class Predictor:
                 "it is chosen when the server starts",
             )  # fmt: skip
         return self._refused(head, 404, "there is nothing at this path")
+
+
+def _trace(headers: Mapping[bytes, bytes]) -> str:
+    """The W3C `traceparent`, if it is one."""
+    trace = headers.get(b"traceparent")
+    return "" if trace is None or not _TRACE.fullmatch(trace) else trace.decode()
 
 
 class _Later:
