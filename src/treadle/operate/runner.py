@@ -68,19 +68,21 @@ def run(
     drained: Callable[[], None] = lambda: None,
     flush: Callable[[], None] = lambda: None,
     heartbeat: Callable[[], None] | None = None,
+    crowded: Callable[[int], bool] | None = None,
 ) -> None:
     """Serve on a bound socket until a signal ends it. To be called in the main thread.
 
     `started` is called when connections are accepted, `drained` when no more are; `flush` at
     SIGUSR1; `heartbeat` every second, as long as the loop turns. `lifeline` is a descriptor that
-    gives end of file when the parent is gone.
+    gives end of file when the parent is gone. `crowded` is told how many connections there are and
+    says whether another worker has fewer.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(
             Server(
                 service, listener, http=http, limits=limits, tls=tls, swap_linger_s=swap_linger_s,
                 stop_linger_s=stop_linger_s, grace_s=grace_s, lifeline=lifeline, started=started,
-                drained=drained, flush=flush, heartbeat=heartbeat,
+                drained=drained, flush=flush, heartbeat=heartbeat, crowded=crowded,
             ).serve()
         )  # fmt: skip
     # The loop's handlers are gone; a late signal must not turn this good end into a bad one.
@@ -107,6 +109,7 @@ class Server:
         drained: Callable[[], None] = lambda: None,
         flush: Callable[[], None] = lambda: None,
         heartbeat: Callable[[], None] | None = None,
+        crowded: Callable[[int], bool] | None = None,
     ) -> None:
         """As `run`."""
         self._service, self._socket, self._limits, self._tls = service, listener, limits, tls
@@ -114,7 +117,7 @@ class Server:
         self._swap_linger_s, self._stop_linger_s = swap_linger_s, stop_linger_s
         self._grace_s, self._lifeline = grace_s, lifeline
         self._started, self._drained, self._flush = started, drained, flush
-        self._heartbeat = heartbeat
+        self._heartbeat, self._crowded = heartbeat, crowded
         self._until: float | None = None
         """When the lingering ends (monotonic); None: nobody has asked for an end."""
 
@@ -124,8 +127,9 @@ class Server:
         loop = asyncio.get_running_loop()
         front = self._front()
         listener = Listener(
-            self._socket, front, count=front.count, limits=self._limits, tls=self._tls
-        )
+            self._socket, front, count=front.count, limits=self._limits, tls=self._tls,
+            crowded=self._crowded,
+        )  # fmt: skip
         self._listen_to_signals(loop)
         ticking = loop.create_task(self._tick(front))
         try:
