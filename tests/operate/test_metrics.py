@@ -189,3 +189,22 @@ def test_ready_means_that_as_many_serve_as_are_wanted() -> None:
         shared.header[counters.READY] = ready
         answers.append(one.ready())
     assert answers == [False, False, True]
+
+
+def test_crowded_is_who_has_more_connections_than_one_that_lives_and_accepts() -> None:
+    shared = Shared.create(3)
+    shared.header[counters.USED] = 3
+    here, there, third = (Metrics(shared, slot) for slot in range(3))
+    assert not here.crowded(5)  # nobody else accepts
+    there.accepting(True)
+    assert here.crowded(1)
+    assert not here.crowded(0)
+    there.crowded(5)
+    assert not here.crowded(5)
+    assert here.crowded(6)
+    shared.row(1)[counters.BEAT] -= 60  # it hangs
+    assert not here.crowded(6)
+    third.accepting(True)
+    assert here.crowded(6)
+    third.accepting(False)
+    assert not here.crowded(6)

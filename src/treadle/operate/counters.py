@@ -18,7 +18,9 @@ WIDTH = 1024
 """Doubles of a row, 8 KiB; memory that nobody wrote to is not taken."""
 WANTED, READY, RESTARTS, USED = range(4)
 """The header: workers wanted and ready, replaced since the start, rows that were ever given away."""
-PID, BEAT, CALLING, RESIDENT, QUEUED_REQUESTS, QUEUED_ROWS = range(6)
+(
+    PID, BEAT, CALLING, RESIDENT, QUEUED_REQUESTS, QUEUED_ROWS, ACCEPTING, CONNECTIONS,
+) = range(8)  # fmt: skip
 """The gauges at the beginning of each row; zeroed when its worker has died."""
 LAYOUT = 16
 """What the counters from the next cell on mean: see `claim`. Cells before it are gauges."""

@@ -67,6 +67,10 @@ _DURATION_SUM = _BATCH_REQUESTS - 1
 _PARSE, _PREDICT, _ENCODE = range(_STAGE, _SHED, 2)
 
 
+ALIVE_S = 3.0
+"""A worker that has not told for longer that it lives is left no connections."""
+
+
 class Metrics:
     """The counters of one worker, and the answer for all of them."""
 
@@ -143,6 +147,26 @@ class Metrics:
             totals[DROPPED.index(reason) if reason in DROPPED else -1] += count
         for at, total in enumerate((*totals, captured)):
             self._row[_DROPPED + at] = self._captured_before[at] + total
+
+    # ---- among workers ----
+
+    def accepting(self, whether: bool) -> None:
+        """This worker begins or stops to accept connections."""
+        self._row[counters.ACCEPTING] = whether
+
+    def crowded(self, connections: int) -> bool:
+        """Whether another worker has fewer connections than this one, which has so many now."""
+        self._row[counters.CONNECTIONS] = connections
+        alive = time.monotonic() - ALIVE_S
+        for slot in range(int(self.shared.header[counters.USED])):
+            row = self.shared.row(slot)
+            if (
+                row[counters.ACCEPTING]
+                and row[counters.CONNECTIONS] < connections
+                and row[counters.BEAT] > alive
+            ):
+                return True
+        return False
 
     # ---- once a second ----
 

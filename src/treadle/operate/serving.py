@@ -124,7 +124,12 @@ class Serving:
         options, beside = self._options, self._grpc
         draining: list[asyncio.Task[None]] = []
 
+        def begin() -> None:
+            self._metrics.accepting(True)
+            started()
+
         def leave() -> None:
+            self._metrics.accepting(False)
             drained()
             if beside is not None:
                 draining.append(asyncio.get_running_loop().create_task(beside.drain(GRACE_S)))
@@ -134,8 +139,9 @@ class Serving:
         await runner.Server(
             self._service, listener, http=cast("Literal['own', 'uvicorn']", options.http),
             limits=options.limits, tls=self._tls, swap_linger_s=options.linger_s, grace_s=GRACE_S,
-            lifeline=options.given.lifeline_fd, started=started, drained=leave, flush=self._flush,
+            lifeline=options.given.lifeline_fd, started=begin, drained=leave, flush=self._flush,
             heartbeat=self._metrics.beat,
+            crowded=self._metrics.crowded if options.workers > 1 else None,
         ).serve()  # fmt: skip
         if draining:
             await asyncio.wait(draining)
