@@ -151,7 +151,7 @@ class Bench:
             for n, starts in ((1, range(CHECKED)), (100, range(0, len(rows), 100)))
             for i in starts
         ]
-        constant = peer.name in ("nginx", "uvicorn")
+        constant = peer.constant
         bodies = {}
         for cell, (_, n) in CELLS.items():
             file = folder / f"{peer.form}-{n}.jsonl"

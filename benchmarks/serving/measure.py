@@ -236,8 +236,10 @@ class Check:
         if self.identified:
             identity = headers.get("x-prediction-id")
             with self.lock:
-                if identity is None or identity in self.seen:
-                    raise Failed("an answer without a prediction id of its own")
+                if identity is None:
+                    raise Failed("an answer without a prediction id")
+                if identity in self.seen:
+                    raise Failed(f"the prediction id {identity} was given twice")
                 self.seen.add(identity)
         return worst
 

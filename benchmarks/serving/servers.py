@@ -87,6 +87,8 @@ class Peer:
     directory: str | None = None
     """Which of the case's model directories it serves; `compiled`: made when it is asked for."""
     answer_key: str | None = "predictions"
+    constant: bool = False
+    """Answers everything with the right answer to the first question: a ceiling."""
     stopped: bool = True
     """Whether it is stopped while others are measured."""
     skip: Callable[[], str | None] = lambda: None
@@ -163,10 +165,15 @@ def _nginx(place: Place) -> list[str | Path]:
     return [*place.tools["nginx"], "-p", place.folder, "-c", configuration]
 
 
-def _uvicorn(place: Place) -> list[str | Path]:
-    file = place.folder / "answer.json"
-    file.write_text(_constant(place))
-    return [place.python("fastapi"), PEERS / "constant.py", file, str(place.port)]
+def _same(program: str) -> Callable[[Place], list[str | Path]]:
+    """One of ours that answers everything with the same bytes."""
+
+    def command(place: Place) -> list[str | Path]:
+        file = place.folder / "answer.json"
+        file.write_text(_constant(place))
+        return [place.python("fastapi"), PEERS / program, file, str(place.port)]
+
+    return command
 
 
 def _mlflow(place: Place) -> list[str | Path]:
@@ -214,10 +221,15 @@ _ALL = (*_NUMBERS, "flights")
 SERVERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
-        Peer("nginx", "nginx, constant reply", "tensor", "/", _nginx, _ALL, cells=("64", "1")),
+        Peer("nginx", "nginx, constant reply", "tensor", "/", _nginx, _ALL, cells=("64", "1"),
+             constant=True),
         Peer(
-            "uvicorn", "uvicorn, constant reply", "tensor", "/", _uvicorn, ("logreg",),
-            "httptools, uvloop", cells=("64",), venv="fastapi",
+            "bare", "uvloop + httptools, constant reply", "tensor", "/", _same("bare.py"),
+            ("logreg",), cells=("64", "1"), venv="fastapi", constant=True,
+        ),
+        Peer(
+            "uvicorn", "uvicorn, constant reply", "tensor", "/", _same("constant.py"),
+            ("logreg",), "httptools, uvloop", cells=("64",), venv="fastapi", constant=True,
         ),
         Peer(
             "treadle", "**treadle**", "tensor", "/invocations", ours, _NUMBERS,

@@ -173,7 +173,7 @@ def targets(run: Run) -> list[Target]:
                     what = f"{name}, 1 connection: {figure[:3]} / (nginx's + in-process)"
                     found.append((what, entry["title"], values, bound, False))
         main = "treadle" if "treadle" in entry["peers"] else "treadle-frame"
-        peer = entry["peers"].get(main, {})
+        peer = _peer(run, case, main) or {}
         light = case in ("lightgbm", "onnx")
         if peer.get("starts"):
             what = f"{main}, first right answer, s"
@@ -229,6 +229,11 @@ def report(run: Run) -> str:
     machine, options = run["machine"], run["options"]
     loads = ", ".join(f"{load:.1f}" for load in run["loads"])
     parts = [
+        "## The model server: `python benchmarks/serving.py`",
+        "",
+        "The same models in the servers that people use. Ours has capture, metrics and a prediction "
+        "id on every answer switched on; the others run one worker, without access logs, each in the "
+        "faster of its usual settings. "
         f"Server pinned to one core, wrk (one thread) to another; {options['rounds']} interleaved "
         f"rounds of {options['seconds']} s a cell, all other servers stopped meanwhile. Medians "
         "[smallest–largest]; ratios within a round. CPU is the server's, per answer.",

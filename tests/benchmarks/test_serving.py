@@ -75,7 +75,7 @@ def test_a_wrong_value_is_refused(echo):
 
 
 def test_a_prediction_id_given_twice_is_refused(echo):
-    with pytest.raises(measure.Failed, match="prediction id"):
+    with pytest.raises(measure.Failed, match="given twice"):
         check().all(echo(same=True))
     assert check(identified=False).all(echo(same=True)) == 0
 
@@ -257,4 +257,4 @@ def test_the_whole_benchmark_runs(tmp_path):
         peer = found["cases"][case]["peers"][name]
         assert peer["difference"] <= 1e-6
         assert peer["cells"]["64"][0]["requests"] > 0
-    assert "### Targets" in done.stdout
+    assert "### Reached" in done.stdout
