@@ -55,9 +55,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m treadle.operate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m treadle.operate", description=__doc__, allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve", help="serve one model directory")
+    serve = commands.add_parser(
+        "serve", help="serve one model directory", allow_abbrev=False,
+        epilog="Each option is also a variable: --max-body is TREADLE_MAX_BODY; a token comes from "
+        "TREADLE_TOKEN or a file, never from an argument.",
+    )  # fmt: skip
     settings.add_arguments(serve)
     supervise = commands.add_parser("supervise", help=argparse.SUPPRESS)
     supervise.add_argument("folder")

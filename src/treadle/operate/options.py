@@ -193,29 +193,21 @@ class Options:
     capture: Path | None = _option(file, None, "keep requests for monitoring here", metavar="DIR")
     capture_rate: float = _option(share, 1.0, "share of requests that are kept")
     capture_per_minute: int = _option(natural, 6000, "at most, all workers together")
-    capture_exclude: tuple[str, ...] = _option(
-        names, (), "columns that are not kept", metavar="A,B"
-    )
-    capture_hash: tuple[str, ...] = _option(
-        names, (), "columns of which only a digest is kept", metavar="A,B"
-    )
+    capture_exclude: tuple[str, ...] = _option(names, (), "columns that are not kept")
+    capture_hash: tuple[str, ...] = _option(names, (), "columns of which only a digest is kept")
     trust_pickle: bool = _option(yes, False, "load formats that can run code")
     threads: int | None = _option(
         count, None, "of a prediction; the CPUs of the container by the workers"
     )
     token_file: Path | None = _option(
-        file, None, "every request must bear this token; or TREADLE_TOKEN", metavar="FILE"
+        file, None, "every request must bear this token; or TREADLE_TOKEN"
     )
-    tls_certificate: Path | None = _option(file, None, "PEM, with its chain", metavar="FILE")
-    tls_key: Path | None = _option(file, None, "PEM; by default in the same file", metavar="FILE")
+    tls_certificate: Path | None = _option(file, None, "PEM, with its chain")
+    tls_key: Path | None = _option(file, None, "PEM; by default in the same file")
     grpc_port: int | None = _option(port_or_none, None, "gRPC beside HTTP; none")
-    linger_s: float = _option(
-        seconds, 10.0, "idle connections stay open after a swap", metavar="TIME"
-    )
-    start_timeout_s: float = _option(
-        seconds, 300.0, "a worker may take to load and warm", metavar="TIME"
-    )
-    stuck_after_s: float = _option(seconds, 30.0, "a silent worker is replaced", metavar="TIME")
+    linger_s: float = _option(seconds, 10.0, "idle connections stay open after a swap")
+    start_timeout_s: float = _option(seconds, 300.0, "a worker may take to load and warm")
+    stuck_after_s: float = _option(seconds, 30.0, "a silent worker is replaced")
     limits: Limits = field(default_factory=Limits)
     token: str | None = field(default=None, repr=False)
     """From TREADLE_TOKEN or the token's file; never from an argument, which everybody can read."""
@@ -297,10 +289,12 @@ def _settings() -> dict[str, _Setting]:
                                        one.metadata["words"], one.metadata.get("metavar"))  # fmt: skip
     limits = {one.name: one.default for one in dataclasses.fields(Limits)}
     for name, (target, kind, words) in _LIMITS.items():
-        found[target] = _Setting(name, kind, limits[target], words, "TIME" if kind is seconds else None)  # fmt: skip
+        found[target] = _Setting(name, kind, limits[target], words, None)  # fmt: skip
     return found
 
 
+_METAVARS: dict[Callable[[str], Any], str] = {count: "N", natural: "N", size: "BYTES", seconds: "TIME", share: "SHARE",
+             port: "PORT", port_or_none: "PORT", names: "A,B", file: "FILE"}  # fmt: skip
 SETTINGS = _settings()
 """Field of Options or Limits → its option."""
 
@@ -318,7 +312,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                 default=None, help=words)  # fmt: skip
         else:
             parser.add_argument(setting.flag, dest=target, default=None, help=words,
-                                metavar=setting.metavar or setting.name.split("_")[-1].upper())  # fmt: skip
+                                metavar=setting.metavar or _METAVARS.get(setting.kind, "TEXT"))  # fmt: skip
     for one in dataclasses.fields(Given):
         parser.add_argument("--" + one.name.replace("_", "-"), default=one.default,
                             type=int, help=argparse.SUPPRESS)  # fmt: skip
