@@ -48,8 +48,10 @@ def decode(body: bytes, signature: Signature, limits: Limits) -> Query:
     default = "double" if numbers else "text" if signature.inputs else "number"
     columns: dict[str, Values] = {}
     turned: Sequence[Sequence[str]] = list(zip(*rows, strict=True)) or [()] * len(names)
-    for name, cells in zip(names, turned, strict=True):
-        columns[name] = _cells(name, kinds.get(name, default), cells)
+    for position, (name, cells) in enumerate(zip(names, turned, strict=True)):
+        # A stranger's name stays out of messages: it may be a value whose header is missing.
+        told = name if name in kinds else f"column {position}"
+        columns[name] = _cells(told, kinds.get(name, default), cells)
     if numbers and len(signature.inputs) == 1:
         matrix = np.array(list(columns.values()), dtype=np.float64).T
         return Query(len(rows), tensors={"": matrix})

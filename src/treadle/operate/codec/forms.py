@@ -32,6 +32,7 @@ class Forms:
         self._limits = limits
         fields = signature.inputs
         self._tensors = signature.tensors
+        self._features = frozenset(signature.features)
         floats = [np.dtype(f.dtype or "float64").kind == "f" for f in fields if f.tensor]
         self._floats = bool(floats) and all(floats)
         # One matrix of floats is rows of numbers, as columns are.
@@ -193,9 +194,14 @@ class Forms:
     def _of_columns(self, where: str, rows: int, columns: dict[str, list[Any]]) -> Query:
         if not self._tensors:
             return Query(rows, columns)
+        # A stranger's name stays out of messages: of an unknown column the position is told.
         tensors = {
-            name: nested.tensor(f"{where}.{name}", values, floats=self._floats)
-            for name, values in columns.items()
+            name: nested.tensor(
+                f"{where}.{name}" if name in self._features else f"{where}, column {position}",
+                values,
+                floats=self._floats,
+            )
+            for position, (name, values) in enumerate(columns.items())
         }
         return Query(rows, tensors=tensors)
 

@@ -21,18 +21,21 @@ def tensor(where: str, value: list[Any], *, floats: bool = False) -> Array:
 
     `floats`: the model takes floats, so integers among them need not keep all their digits.
     """
-    shape, flat = leaves(where, value)
-    return typed(flat, floats=floats).reshape(shape)
+    shape, flat, kinds = leaves(where, value)
+    return typed(flat, kinds, floats=floats).reshape(shape)
 
 
-def leaves(where: str, value: list[Any]) -> tuple[tuple[int, ...], list[Any]]:
-    """The shape of nested lists and their values, row-major. WrongInput where they are ragged."""
+def leaves(where: str, value: list[Any]) -> tuple[tuple[int, ...], list[Any], set[type]]:
+    """The shape of nested lists, their values row-major, and the values' types.
+
+    WrongInput where they are ragged.
+    """
     shape = [len(value)]
     level = value
     while True:
         found = set(map(type, level))
         if list not in found:
-            return tuple(shape), level
+            return tuple(shape), level, found
         lengths = set(map(len, level)) if found == {list} else set()
         if len(lengths) != 1 or len(shape) == MOST_DIMENSIONS:
             raise WrongInput(where, "rows of equal length", "different lengths")
@@ -40,9 +43,8 @@ def leaves(where: str, value: list[Any]) -> tuple[tuple[int, ...], list[Any]]:
         level = list(chain.from_iterable(level))
 
 
-def typed(flat: list[Any], *, floats: bool = False) -> Array:
+def typed(flat: list[Any], kinds: set[type], *, floats: bool = False) -> Array:
     """Values as an array: int64, float64 or bool where all are of that kind, else objects."""
-    kinds = set(map(type, flat))
     try:
         if kinds == {int}:
             return np.array(flat, dtype=np.float64 if floats else np.int64)
@@ -55,6 +57,11 @@ def typed(flat: list[Any], *, floats: bool = False) -> Array:
         pass
     if kinds == {bool}:
         return np.array(flat, dtype=bool)
+    return objects(flat)
+
+
+def objects(flat: list[Any]) -> Array:
+    """Values as they are, as an array."""
     array = np.empty(len(flat), dtype=object)
     array[:] = flat
     return array

@@ -326,22 +326,21 @@ def _check_half(name: str, array: Array, request: Request) -> None:
 def _from_json(where: str, kind: str, count: int, data: Any) -> Array:
     if data is UNSET:
         raise WrongInput(f"{where}.data", "a list", "none")
-    _, flat = nested.leaves(f"{where}.data", data)
+    _, flat, found = nested.leaves(f"{where}.data", data)
     if len(flat) != count:
         raise WrongInput(f"{where}.data", f"{count} values for its shape", f"{len(flat)}")
-    found = set(map(type, flat))
     if kind == "BYTES":
         return _objects(where, kind, flat, found <= {str, _NONE})
     if kind == "FP16":
         raise WrongInput(f"{where}.data", "FP16 as binary data", "JSON, which has no FP16")
     target = binary.DTYPES[kind]
+    if not flat or (target.kind == "b" and found == {bool}):
+        return np.array(flat, dtype=target)
     if target.kind == "b":
-        if found == {bool}:
-            return np.array(flat, dtype=target)
         return _objects(where, kind, flat, found <= {bool, _NONE})
     if target.kind != "f" and found != {int}:
         # The signature decides on missing integers.
-        return _objects(where, kind, flat, found <= {int, _NONE}).astype(object if flat else target)
+        return _objects(where, kind, flat, found <= {int, _NONE})
     if not found <= {int, float, _NONE}:
         raise WrongInput(f"{where}.data", f"values of {kind}", "other values")
     try:
@@ -349,6 +348,8 @@ def _from_json(where: str, kind: str, count: int, data: Any) -> Array:
             info = np.iinfo(target)
             if min(flat) < info.min or max(flat) > info.max:
                 raise OverflowError
+        if target.itemsize == 8:
+            return np.array(flat, dtype=target)
         with np.errstate(over="ignore"):
             return np.array(flat, dtype=target)
     except OverflowError:
@@ -360,9 +361,7 @@ def _from_json(where: str, kind: str, count: int, data: Any) -> Array:
 def _objects(where: str, kind: str, flat: list[Any], fits: bool) -> Array:
     if not fits:
         raise WrongInput(f"{where}.data", f"values of {kind}", "other values")
-    array = np.empty(len(flat), dtype=object)
-    array[:] = flat
-    return array
+    return nested.objects(flat)
 
 
 def _plain(flat: list[Any]) -> list[str | None]:
