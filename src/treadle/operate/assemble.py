@@ -38,8 +38,8 @@ _EMPTY = ("no rows",)
 _MATRIX = ("matrix", ())
 _MATRIX_MISSING = ("matrix", (0,))
 """Keys of queries that become a matrix; the second where whole numbers lack some."""
-_EXACT = 2**53
-"""Whole numbers up to this one are exact in a double."""
+_EXACT = 2**53 - 1
+"""No whole number beyond this one is rounded to it or below in a double."""
 _DOUBLE = np.dtype(np.float64)
 _CHANGED = signatures.CHANGED_BY_MISSING
 _NUMBERS = frozenset(("integer", "long", "float", "double"))
@@ -174,11 +174,7 @@ class Layout:
         keys = {self.seen.row(row, number) for number, row in enumerate(cells)}
         if len(keys) == 1:
             return keys.pop()
-        return self._joined(keys)
-
-    def _joined(self, keys: set[Any]) -> Hashable:
-        missing = set().union(*(key[1] for key in keys))
-        return (next(iter(keys))[0], tuple(sorted(missing)))
+        return self.missing(set().union(*(key[1] for key in keys)))  # type: ignore[index]
 
     def missing(self, columns: Iterable[int]) -> Hashable:
         """The key of rows with missing values in these columns (positions in a row)."""
@@ -468,7 +464,12 @@ def _numbers(rows: list[Sequence[Any]], dtype: np.dtype[Any], width: int) -> Arr
 
 def _integer_matrix(rows: list[Sequence[Any]], dtype: np.dtype[Any]) -> Array | None:
     made = np.array(rows)
-    if made.dtype.kind != "i":  # floats among them: each is looked at as a column
+    if made.dtype.kind == "f":  # JSON has one type for 2 and 2.0
+        whole = (made == np.floor(made)) & (made >= -_EXACT) & (made <= _EXACT)
+        if not whole.all():
+            return None
+        made = made.astype(np.int64)
+    elif made.dtype.kind != "i":
         return None
     info = np.iinfo(dtype)
     if int(made.min()) < info.min or int(made.max()) > info.max:

@@ -232,7 +232,7 @@ def convert(name: str, kind: str, values: Values) -> Any:
             with np.errstate(over="ignore"):
                 return np.array(values, dtype=_FLOATS[kind])
         except OverflowError:
-            raise WrongInput(name, f"a {kind}", "an integer beyond its range") from None
+            raise _beyond(name, kind, values) from None
     if kind in _INTEGERS:
         found = _only(name, kind, values, {int, float, _NONE})
         return _integers(name, kind, values, found)
@@ -295,9 +295,12 @@ def _integers(name: str, kind: str, values: list[Any], found: set[type]) -> Any:
         try:
             whole = np.array(values, dtype=np.int64)
         except OverflowError:
-            raise WrongInput(name, f"a {kind}", "an integer beyond its range") from None
+            raise _beyond(name, kind, values) from None
         return _in_range(name, kind, whole)
-    numbers = np.array(values, dtype=np.float64)
+    try:
+        numbers = np.array(values, dtype=np.float64)
+    except OverflowError:
+        raise _beyond(name, kind, values) from None
     missing = np.isnan(numbers)
     fraction = ~missing & (numbers != np.floor(numbers))  # infinities pass here, not the range
     if fraction.any():
@@ -313,6 +316,15 @@ def _integers(name: str, kind: str, values: list[Any], found: set[type]) -> Any:
         return numbers
     # Not through float64: an int64 above 2^53 beside a 1.0 keeps all its digits.
     return np.array([int(value) for value in values], dtype=np.int64).astype(target)
+
+
+def _beyond(name: str, kind: str, values: list[Any]) -> WrongInput:
+    """The error that names the first integer which is too long for its column."""
+    most = 2**63 if kind in _INTEGERS else 2**1024 - 2**970  # where a double would round up
+    whole = ((row, value) for row, value in enumerate(values) if isinstance(value, int))
+    row = next((row for row, value in whole if value >= most or value < -most), None)
+    where = name if row is None else f"{name}, row {row}"
+    return WrongInput(where, f"a {kind}", "an integer beyond its range")
 
 
 def _in_range(name: str, kind: str, whole: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
