@@ -44,12 +44,16 @@ class Echo:
     cancelled: list[str] = field(default_factory=list)
     errors: list[tuple[int, str]] = field(default_factory=list)
     refusals: list[tuple[str, int | None]] = field(default_factory=list)
+    requests: list[list[Head | bytes | None]] = field(default_factory=list)
+    """Head and body (None: did not come so far) of everything that is owed an answer, in order, as
+    long as there is one connection; a request that HTTP itself refused may have no head."""
     keep: bool = True
-    """Whether `answered` is filled."""
+    """Whether these lists are filled."""
 
     def refusal(self, head: Head, length: int | None) -> Reply | None:
         if self.keep:
             self.refusals.append((head.path, length))
+            self.requests.append([head, None])
         if head.path == "/refused":
             return Reply(401, b"who are you\n", b"text/plain", b"www-authenticate: Bearer\r\n")
         return None
@@ -57,6 +61,8 @@ class Echo:
     def answer(self, head: Head, body: bytes, respond: Respond) -> Ticket | None:
         if self.keep:
             self.answered.append((head, body))
+            if self.requests:
+                self.requests[-1][1] = body
         path = head.path
         reply = Reply(200, echo(head.method, path, head.query, body), b"text/plain")
         if path in ("/late", "/slow", "/never"):
@@ -80,4 +86,6 @@ class Echo:
 
     def error(self, status: int, message: str, head: Head | None = None) -> Reply:
         self.errors.append((status, message))
+        if head is None or not self.requests or self.requests[-1][0] is not head:
+            self.requests.append([head, None])
         return Reply(status, message.encode() + b"\n", b"text/plain")
