@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,17 +20,11 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.deploy import models
 
 from treadle.base import supervision
 from treadle.base.supervision import Supervised, Wanted
 from treadle.deploy import process as target
-
-_spec = importlib.util.spec_from_file_location(
-    "deploy_models", Path(__file__).parents[1] / "deploy" / "models.py"
-)
-assert _spec and _spec.loader
-models = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(models)
 
 BODY = json.dumps({"dataframe_split": {"columns": ["x", "z"], "data": [[1.0, 2.0]]}})
 JSON = {"Content-Type": "application/json"}
@@ -431,3 +426,51 @@ def test_one_worker_alone_counts_and_is_ready(serve: Callable[..., Served]) -> N
     assert "treadle_workers_ready 1.0\n" in text
     assert "treadle_workers_wanted 1.0\n" in text
     assert 'treadle_requests_total{path="/invocations",status="200"} 1.0\n' in text
+
+
+def test_token_tls_and_grpc_are_those_of_every_worker(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    grpc = pytest.importorskip("grpc", reason="pip install 'treadle[grpc]'")
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    pem = tmp_path / "server.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-keyout", str(pem), "-out", str(tmp_path / "certificate.pem"), "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    certificate = (tmp_path / "certificate.pem").read_bytes()
+    pem.write_bytes(certificate + pem.read_bytes())
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        beside = free.getsockname()[1]
+    served = serve(
+        "--workers", "2", "--tls-certificate", str(pem), "--grpc-port", str(beside),
+        TREADLE_TOKEN="s3cret",
+    )  # fmt: skip
+    served.until(2)
+    assert not served.logged("everybody who reaches")
+    trusted = ssl.create_default_context(cadata=certificate.decode())
+    for _ in range(8):
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", served.port, timeout=60, context=trusted
+        )
+        for token, status in (("wrong", 401), ("s3cret", 200)):
+            headers = {**JSON, "Authorization": f"Bearer {token}"}
+            connection.request("POST", "/invocations", BODY, headers)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == status
+            if answer.headers["Connection"] == "close":
+                connection.close()
+        connection.close()
+    for _ in range(4):
+        credentials = grpc.ssl_channel_credentials(certificate)
+        with grpc.secure_channel(f"127.0.0.1:{beside}", credentials) as channel:
+            ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+            assert ready(b"", timeout=60) == b"\x08\x01"
+            model = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
+            with pytest.raises(grpc.RpcError) as refused:
+                model(b"", timeout=60)
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
