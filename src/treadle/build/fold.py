@@ -47,8 +47,9 @@ def fold(model: Any, names: Sequence[str], function: str) -> Linear:
     columns = [_Column(number) for number in range(len(names))]
     named: Sequence[str] = names
     for transformer in transformers:
-        columns = _apply(transformer, columns, named)
-        named = ()  # only the first one sees the frame
+        before, columns = columns, _apply(transformer, columns, named)
+        if columns is not before:
+            named = ()  # the next one sees no frame any more, but a matrix
     return _predictor(last, columns, len(names), function)
 
 
