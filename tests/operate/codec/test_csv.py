@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.operate.codec import tables
 from tests.operate.codec.tables import Table
+
 from treadle.operate.codec import csv
 from treadle.operate.limits import Limits
 from treadle.operate.signature import Field, Signature, WrongInput

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-
 from tests.operate.codec import tables
 from tests.operate.codec.tables import Table
+
 from treadle.operate import model
 from treadle.operate.codec import mlflow
 from treadle.operate.limits import Limits
@@ -42,7 +42,7 @@ def answer(**arrays: np.ndarray[Any, Any]) -> Answer:
 @given(tables.tables(), st.booleans())
 @example(HUGE, True)
 @example(ODD, False)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_each_json_form_holds_the_clients_table(table: Table, ascii_alone: bool) -> None:
     codec = scoring(table.signature)
     for form, document in tables.json_forms(table).items():
@@ -55,7 +55,7 @@ def test_each_json_form_holds_the_clients_table(table: Table, ascii_alone: bool)
 
 
 @given(tables.tables(kinds=NUMBERS))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_quick_way_and_the_general_one_agree(table: Table) -> None:
     codec = scoring(table.signature)
     for form, document in tables.json_forms(table).items():

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.operate.codec import tables
 from tests.operate.codec.tables import Table
+
 from treadle.operate.codec import v2
 from treadle.operate.limits import Limits
 from treadle.operate.query import Answer, Outputs

@@ -149,11 +149,13 @@ class Forms:
             raise WrongInput(f"{where}.data", "a list of rows, each a list", "something else")
         rows = self._count(where, data)
         widths = set(map(len, data))
+        if columns is not None and not isinstance(columns, list):
+            raise WrongInput(f"{where}.columns", "a list of texts", _word(columns))
         if columns is None or columns == list(range(len(columns))):  # pandas' own: no names
             if rows and len(widths) != 1:
                 self._ragged(f"{where}.data", data, len(data[0]))
             return self._by_position(f"{where}.data", data)
-        if not isinstance(columns, list) or not set(map(type, columns)) <= {str}:
+        if not set(map(type, columns)) <= {str}:
             raise WrongInput(f"{where}.columns", "a list of texts", "something else")
         if len(set(columns)) != len(columns):
             raise WrongInput(f"{where}.columns", "different names", "one name twice")
