@@ -44,7 +44,9 @@ class Serving:
         files = None
         if options.files is not None:
             files = json.loads(options.files.read_text(encoding="utf-8"))
-        loaded = model.load(options.model, files=files, trust_pickle=options.trust_pickle)
+        loaded = model.load(
+            options.model, files=files, trust_pickle=options.trust_pickle, compiled=True
+        )
         if options.content and loaded.content and options.content != loaded.content:
             raise StateCorrupt(
                 f"the model directory is not what was released: wanted {options.content}, "
