@@ -219,7 +219,7 @@ def test_a_killed_worker_loses_its_own_requests_alone_and_is_replaced(
 
 
 def test_a_stopped_worker_is_killed_and_replaced(serve: Callable[..., Served]) -> None:
-    served = serve("--workers", "2", TREADLE_STUCK_AFTER="2")
+    served = serve("--workers", "2", TREADLE_STUCK_AFTER="5")
     first = served.until(2)
     stopped = next(iter(first.values()))
     os.kill(stopped, signal.SIGSTOP)
@@ -343,10 +343,22 @@ def test_a_folder_of_two_workers_swaps_refuses_and_compares(
     assert refused.error and (refused.release, refused.ready) == (1, 2)
     assert refused.instances == first.instances
 
+    # One of a new generation that is ready and waits for the others dies: all of them go.
     wanted = want(3, "two", 3)
     os.kill(first.pid, signal.SIGHUP)
+    log = folder / supervision.LOG
+    wait_for(lambda: "worker 2 of 3" in log.read_text())
+    early = re.search(r"pid (\d+), worker 1 of 3", log.read_text())
+    assert early
+    os.kill(int(early[1]), signal.SIGKILL)
+    refused = target._await(folder, wanted, None, 60)
+    assert refused.error == "the server died by signal 9 before it was ready"
+    assert (refused.release, refused.instances) == (1, first.instances)
+
+    wanted = want(4, "two", 3)
+    os.kill(first.pid, signal.SIGHUP)
     third = target._await(folder, wanted, None, 60)
-    assert (third.release, third.ready, third.workers, third.error) == (3, 3, 3, None)
+    assert (third.release, third.ready, third.workers, third.error) == (4, 3, 3, None)
     assert third.compared == "2 rows, worst difference 1 in y"  # x=1, z=2 and x=3, z=4
     assert Client(port).once()[1] == b'{"predictions":[2.0]}'
 

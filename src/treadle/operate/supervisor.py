@@ -315,7 +315,8 @@ class Supervisor:
         elif told.get("ready") and one.phase == "loading":
             one.told = Told(float(told.get("silence_s", Told.silence_s)),
                             float(told.get("call_s", Told.call_s)),
-                            told.get("example"), told.get("compared"))  # fmt: skip
+                            None if generation.example else told.get("example"),
+                            told.get("compared"))  # fmt: skip
             one.enter("ready", within_s=ACCEPT_S)
             if generation is self._next:
                 self._advance(generation)
@@ -514,7 +515,7 @@ class Supervisor:
             self._awake = now  # we were stopped ourselves, and probably they with us
         self._looked = now
         if self._untold:
-            self._publish()
+            self._publish(self._status)
         for one in self._current.workers if self._current else []:
             if one.phase != "serving" or one.why:
                 continue
