@@ -147,7 +147,6 @@ def test_a_wrong_request_is_told_in_words(client: Client, linear: Served, over: 
     refusals = ask(
         client, linear, over,
         {"do": "refused", "what": "infer", "inputs": {"x": wide}},
-        {"do": "refused", "what": "infer", "inputs": {"y": packed(X)}},
         {"do": "refused", "what": "infer", "inputs": {"x": packed(X)}, "outputs": ["none"]},
         {"do": "refused", "what": "infer", "inputs": {"x": packed(X)}, "model_version": "8"},
         {"do": "refused", "what": "load", "model_name": "demo"},
@@ -155,8 +154,8 @@ def test_a_wrong_request_is_told_in_words(client: Client, linear: Served, over: 
     assert None not in refusals
     statuses = [refusal["status"].removeprefix("StatusCode.") for refusal in refusals]
     if over == "grpc":
-        assert statuses == [*["INVALID_ARGUMENT"] * 3, "NOT_FOUND", "UNIMPLEMENTED"]
+        assert statuses == [*["INVALID_ARGUMENT"] * 2, "NOT_FOUND", "UNIMPLEMENTED"]
     else:
-        assert statuses[:4] == ["400", "400", "400", "404"]
-    for refusal, word in zip(refusals, ["x", "x", "total", "demo", ""], strict=True):
+        assert statuses == ["400", "400", "404", "404"]
+    for refusal, word in zip(refusals, ["x", "total", "demo", ""], strict=True):
         assert word in refusal["message"] and "Traceback" not in refusal["message"]
