@@ -255,7 +255,18 @@ def convert_plain(name: str, kind: str, values: Values) -> Any:
         return convert(name, kind, values)
     values = values if isinstance(values, list) else list(values)
     _only(name, kind, values, {str, _NONE}, np.str_)
-    return _objects(values)
+    return np.array(values, dtype=object)
+
+
+def frame(columns: Mapping[str, Any], signature: Signature) -> pd.DataFrame:
+    """The DataFrame that columns made by `convert_plain` would have been by `convert`."""
+    import pandas as pd
+
+    texts = {field.name for field in signature.inputs if field.type == "string"}
+    return pd.DataFrame(
+        {n: _texts(list(column)) if n in texts else column for n, column in columns.items()},
+        copy=False,
+    )
 
 
 def _only(

@@ -18,7 +18,8 @@ import numpy as np
 
 from treadle.base import trust
 from treadle.base.errors import MissingExtra, UsageError
-from treadle.operate import lean
+from treadle.operate import lean, sklearn_columns
+from treadle.operate import signature as signatures
 from treadle.operate.engine import Call, Engine, common_type
 from treadle.operate.signature import Signature
 from treadle.operate.trusted import require_trust
@@ -138,9 +139,25 @@ def engine(estimator: Any, function: str, signature: Signature) -> Engine:
     bound: Any = getattr(estimator, function)
     matrix = common_type(signature)
     quick = nameless(estimator, signature.features) if matrix is not None else None
-    if quick is None:
-        return Engine(estimator, lambda data, _params: bound(data))
-    return Engine(estimator, _either(bound, _steps(quick, function)), matrix)
+    if quick is not None:
+        return Engine(estimator, _either(bound, in_steps(quick, function)), matrix)
+    planned = sklearn_columns.plan(estimator, function, signature)
+    if planned is not None:
+        return Engine(estimator, _columns_or_frame(bound, planned, signature), columns=True)
+    return Engine(estimator, lambda data, _params: bound(data))
+
+
+def _columns_or_frame(bound: Any, planned: Any, signature: Signature) -> Call:
+    names = frozenset(signature.features)
+
+    def call(data: Any, _params: Mapping[str, Any]) -> Any:
+        if type(data) is dict and data.keys() == names:
+            return planned(data)
+        if isinstance(data, Mapping):  # an optional column is absent: the estimator's to judge
+            data = signatures.frame(data, signature)
+        return bound(data)
+
+    return call
 
 
 def _either(bound: Any, quick: Any) -> Call:
@@ -157,17 +174,17 @@ def nameless(estimator: Any, features: Sequence[str]) -> Any:
     """The estimator without its names, which takes the matrix of these features; None: it cannot."""
     if not _plain(estimator, tuple(features)):
         return None
-    return _stripped(estimator)
+    return stripped(estimator)
 
 
 def _plain(value: Any, features: tuple[str, ...]) -> bool:
     kind = type(value)
-    if not kind.__module__.startswith("sklearn.") or _gives_frames(value):
+    if not kind.__module__.startswith("sklearn.") or gives_frames(value):
         return False
     if kind.__name__ == "Pipeline":
         steps = [step for _, step in value.steps if step not in (None, "passthrough")]
         # Only the first step is given the frame, those behind it get what it gives: a matrix.
-        return bool(steps) and _plain(steps[0], features) and not any(map(_gives_frames, steps))
+        return bool(steps) and _plain(steps[0], features) and not any(map(gives_frames, steps))
     if kind.__name__ not in _PLAIN or getattr(value, "_preprocessor", None) is not None:
         return False  # gradient boosting with categories has a preprocessor, which looks at names
     names = getattr(value, "feature_names_in_", None)
@@ -176,7 +193,7 @@ def _plain(value: Any, features: tuple[str, ...]) -> bool:
     return tuple(map(str, names)) == features
 
 
-def _gives_frames(value: Any) -> bool:
+def gives_frames(value: Any) -> bool:
     """Whether `set_output` makes its transform give a frame."""
     config = getattr(value, "_sklearn_output_config", None) or {}
     if config.get("transform") not in (None, "default"):
@@ -185,28 +202,29 @@ def _gives_frames(value: Any) -> bool:
     return bool(config_of().get("transform_output", "default") != "default")
 
 
-def _stripped(estimator: Any) -> Any:
+def stripped(estimator: Any) -> Any:
+    """A shallow copy that does not know the names it was fitted on, nor does its first step."""
     copy: Any = object.__new__(type(estimator))
     copy.__dict__.update(estimator.__dict__)
     if type(estimator).__name__ == "Pipeline":
         copy.steps = list(estimator.steps)
         first = next(i for i, (_, s) in enumerate(copy.steps) if s not in (None, "passthrough"))
         name, step = copy.steps[first]
-        copy.steps[first] = (name, _stripped(step))
+        copy.steps[first] = (name, stripped(step))
     copy.__dict__.pop("feature_names_in_", None)
     return copy
 
 
-def _steps(estimator: Any, function: str) -> Any:
+def in_steps(estimator: Any, function: str) -> Any:
     """A fitted estimator's function; of a Pipeline, its steps one after the other.
 
     That is what Pipeline itself does, after it has looked whether each of them is fitted.
     """
-    if type(estimator).__name__ != "Pipeline" or _routed():
+    if type(estimator).__name__ != "Pipeline" or routed():
         return getattr(estimator, function)
     steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
     transforms = [step.transform for step in steps[:-1]]
-    last = _steps(steps[-1], function)
+    last = in_steps(steps[-1], function)
 
     def call(data: Any) -> Any:
         for transform in transforms:
@@ -216,7 +234,8 @@ def _steps(estimator: Any, function: str) -> Any:
     return call
 
 
-def _routed() -> bool:
+def routed() -> bool:
+    """Whether metadata routing is on, which Pipeline does for its steps."""
     return bool(sys.modules["sklearn"].get_config().get("enable_metadata_routing"))
 
 
