@@ -16,7 +16,8 @@ import pytest
 from tests.support.echo import Echo, echo
 from tests.support.wire import Answer, Wire, read_answers, serving, talk
 
-from treadle.operate import head, http
+from treadle.operate import head
+from treadle.operate.connection import MOST_PIPELINED
 from treadle.operate.http import Connections
 from treadle.operate.limits import Limits
 from treadle.operate.request import Head, Reply, Respond
@@ -220,9 +221,9 @@ def test_the_requests_of_one_connection_that_are_served_at_once_are_bounded(
 ) -> None:
     with connect(port) as connection:
         connection.sendall((GET % b"/slow") * 40 + GET % b"/last")
-        until(lambda: len(service.answered) == http.MOST_PIPELINED)
+        until(lambda: len(service.answered) == MOST_PIPELINED)
         time.sleep(0.05)
-        assert len(service.answered) == http.MOST_PIPELINED
+        assert len(service.answered) == MOST_PIPELINED
         assert receive(connection, 41)[-1].body == echo("GET", "/last")
 
 
@@ -447,11 +448,11 @@ def test_pauses_end_when_both_reasons_are_over() -> None:
         connection.data_received(GET % b"/late" * 20)
         assert not service.answered
         connection.resume_writing()
-        assert len(service.answered) == http.MOST_PIPELINED and wire.paused
+        assert len(service.answered) == MOST_PIPELINED and wire.paused
         connection.pause_writing()
         for _ in range(3):
             await asyncio.sleep(0)
-        assert wire.paused and len(service.answered) == http.MOST_PIPELINED
+        assert wire.paused and len(service.answered) == MOST_PIPELINED
         connection.resume_writing()
         for _ in range(3):
             await asyncio.sleep(0)

@@ -75,13 +75,13 @@ class Application:
         if length is not None and length > most:
             return service.error(413, too_large, head)
         coding = head.headers.get(b"content-encoding", b"").lower()
-        if coding not in (b"", b"identity", b"gzip", b"x-gzip"):
+        if length != 0 and coding not in (b"", b"identity", b"gzip", b"x-gzip"):
             reply = service.error(415, "a body may be compressed by gzip alone", head)
             return reply._replace(headers=reply.headers + b"accept-encoding: gzip\r\n")
         body = await _body(receive, most)
         if body is None:
             return service.error(413, too_large, head)._replace(close=True)
-        if coding in (b"gzip", b"x-gzip"):
+        if body and coding in (b"gzip", b"x-gzip"):
             try:
                 body = await _gunzip(body, most)
             except inflate.TooLarge:

@@ -41,7 +41,7 @@ class Chunks:
     __slots__ = ("_aside", "_line", "_most", "_need", "_state", "body")
 
     def __init__(self, most: int) -> None:
-        self.body = bytearray()
+        self.body: bytearray | bytes = bytearray()
         """What the chunks held so far; one growing piece, however small the chunks are."""
         self._most = most
         self._need = 0

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from treadle.operate import http
+from treadle.operate.answers import date
 from treadle.operate.asgi import Application
 from treadle.operate.limits import Limits
 from treadle.operate.request import Service
@@ -23,7 +23,7 @@ class UvicornFront:
 
     def __init__(self, service: Service, limits: Limits) -> None:
         self._config = uvicorn.Config(
-            Application(service, limits),  # type: ignore[arg-type]
+            Application(service, limits),
             http="httptools", loop="none", ws="none", lifespan="off", log_config=None,
             access_log=False, server_header=False, date_header=False, proxy_headers=False,
             # Closing an idle connection races with its client's next request: rarely is better.
@@ -47,7 +47,7 @@ class UvicornFront:
 
     def tick(self) -> None:
         """The date of the answers."""
-        self._state.default_headers = [(b"date", http.date())]
+        self._state.default_headers = [(b"date", date())]
 
     def close_idle(self) -> None:
         """Close each connection on which nothing is going on; the others after their answer."""
