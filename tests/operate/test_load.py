@@ -182,6 +182,9 @@ assert sklearn.covariance._robust_covariance.chi2.isf(0.5, 2) == scipy.stats.chi
 from sklearn.preprocessing import StandardScaler
 frame = StandardScaler().set_output(transform="pandas").fit_transform(pandas.DataFrame({"a": [1., 3.]}))
 assert frame.a.tolist() == [-1.0, 1.0]
+import numpy.f2py, numpy.testing
+numpy.testing.assert_array_equal([1], [1])
+assert callable(numpy.f2py.run_main) and numpy.f2py is sys.modules["numpy.f2py"]
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
