@@ -147,23 +147,50 @@ def columns(columns_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 Client = Callable[..., Any]
 
 
+class Program:
+    """A program of `programs/`, run by the clients' Python: asked by lines, it answers by lines."""
+
+    def __init__(self, name: str, log: Path) -> None:
+        self.log = log
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [VENV / "bin" / "python", "-P", HERE / "programs" / f"{name}.py"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            )  # fmt: skip
+
+    def ask(self, arguments: dict[str, Any]) -> Any:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        told = json.loads(line) if line else {"failed": self.log.read_text()}
+        assert "told" in told, told["failed"]
+        return told["told"]
+
+    def close(self) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(timeout=30)
+
+
 @pytest.fixture(scope="session")
-def client() -> Client:
-    """Runs a program of `programs/` and gives what it saw."""
-    python = VENV / "bin" / "python"
-    if not python.is_file():
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Asks a program and gives what it saw; those with another `name` have a process of their own."""
+    if not (VENV / "bin" / "python").is_file():
         pytest.skip("the clients are not installed: tests/real_clients/setup brings them")
+    home = tmp_path_factory.mktemp("clients")
+    running: dict[tuple[str, str], Program] = {}
 
-    def run(program: str, **arguments: Any) -> Any:
-        done = subprocess.run(
-            [str(python), "-P", str(HERE / "programs" / f"{program}.py"), json.dumps(arguments)],
-            capture_output=True, text=True, check=False, timeout=240,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, f"{program}:\n{done.stdout}\n{done.stderr}"
-        return json.loads(done.stdout.splitlines()[-1])
+    def run(program: str, name: str = "", **arguments: Any) -> Any:
+        if (program, name) not in running:
+            running[program, name] = Program(program, home / f"{program}{len(running)}.log")
+        return running[program, name].ask(arguments)
 
-    return run
+    yield run
+    for program in running.values():
+        program.close()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
     "module", ["tritonclient.grpc.service_pb2", "kserve.protocol.grpc.grpc_predict_v2_pb2"]
 )
 def test_messages_are_those_of_the_stubs(client: Client, module: str) -> None:
-    told: dict[str, Any] = client("stubs", module=module)
+    told: dict[str, Any] = client("stubs", name=module, module=module)
     theirs, ours = told["messages"], wire.MESSAGES
     assert told["package"] == wire.PACKAGE
     shared = ours.keys() & theirs.keys()

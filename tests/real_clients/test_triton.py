@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.real_clients import models
-from tests.real_clients.arrays import packed, unpacked
 from tests.real_clients.conftest import Client, Served
+from tests.real_clients.exchange import packed, unpacked
 
 pytestmark = pytest.mark.slow
 OVER = ["http", "grpc"]

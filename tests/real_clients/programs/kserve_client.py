@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,9 @@ from kserve.inference_client import RESTConfig
 from kserve.protocol.infer_type import RequestedOutput
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from arrays import packed, unpacked
+from exchange import answer, packed, unpacked
 
-given = json.loads(sys.argv[1])
-port, model = given["port"], given.get("model", "demo")
-address = f"http://127.0.0.1:{port}"
+port, model, address = 0, "demo", ""
 KINDS = {
     "float16": "FP16", "float32": "FP32", "float64": "FP64", "bool": "BOOL", "text": "BYTES",
     **{f"{u}int{n}": f"{u}int{n}".upper() for u in ("", "u") for n in (8, 16, 32, 64)},
@@ -60,10 +57,10 @@ async def rest(protocol: str, step: dict[str, Any]) -> Any:
             return told
         headers: dict[str, str] = {}
         if protocol == "v1":
-            answer = await client.infer(address, step["body"], model, response_headers=headers)
-            return {"answer": answer, "headers": headers}
-        answer = await client.infer(address, request(**step), model, response_headers=headers)
-        return seen(answer, headers=headers)
+            told = await client.infer(address, step["body"], model, response_headers=headers)
+            return {"answer": told, "headers": headers}
+        told = await client.infer(address, request(**step), model, response_headers=headers)
+        return seen(told, headers=headers)
     except httpx.HTTPStatusError as error:
         return {"status": error.response.status_code, "message": str(error),
                 "body": error.response.json()}  # fmt: skip
@@ -84,7 +81,7 @@ async def over_grpc(step: dict[str, Any]) -> Any:
             return {"status": error.code().name, "message": error.details()}
 
 
-async def everything() -> list[Any]:
+async def everything(given: dict[str, Any]) -> list[Any]:
     protocol = given["over"]
     return [
         await (over_grpc(step) if protocol == "grpc" else rest(protocol, step))
@@ -92,4 +89,11 @@ async def everything() -> list[Any]:
     ]
 
 
-print(json.dumps(asyncio.run(everything())))
+def work(given: dict[str, Any]) -> list[Any]:
+    global port, address  # what the steps of one line share
+    port = given["port"]
+    address = f"http://127.0.0.1:{port}"
+    return asyncio.run(everything(given))
+
+
+answer(work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from mlflow.deployments import PredictionsResponse
 from mlflow.models import convert_input_example_to_serving_input
 from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
-given = json.loads(sys.argv[1])
-address = f"http://127.0.0.1:{given['port']}"
-client = ScoringServerClient("127.0.0.1", given["port"])
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from exchange import answer
+
+address = ""
+client: Any = None
 
 
 def frame(columns: dict[str, Any], dtypes: dict[str, str]) -> Any:
@@ -49,17 +52,17 @@ def tensor(values: Any, dtype: str) -> Any:
 def converted(columns: dict[str, Any], dtypes: dict[str, str]) -> Any:
     """What `mlflow.models` makes of an input example, posted as it is."""
     body = convert_input_example_to_serving_input(frame(columns, dtypes))
-    answer = requests.post(f"{address}/invocations", data=body,
+    told = requests.post(f"{address}/invocations", data=body,
                            headers={"Content-Type": "application/json"}, timeout=60)  # fmt: skip
-    return {"body": json.loads(body), "status": answer.status_code,
-            "rows": predicted(PredictionsResponse.from_json(answer.text))}  # fmt: skip
+    return {"body": json.loads(body), "status": told.status_code,
+            "rows": predicted(PredictionsResponse.from_json(told.text))}  # fmt: skip
 
 
 def csv(columns: dict[str, Any], dtypes: dict[str, str]) -> Any:
     body = frame(columns, dtypes).to_csv(index=False)
-    answer = requests.post(f"{address}/invocations", data=body.encode(),
+    told = requests.post(f"{address}/invocations", data=body.encode(),
                            headers={"Content-Type": "text/csv"}, timeout=60)  # fmt: skip
-    return predicted(PredictionsResponse.from_json(answer.text))
+    return predicted(PredictionsResponse.from_json(told.text))
 
 
 def refused(columns: dict[str, Any], dtypes: dict[str, str]) -> Any:
@@ -70,6 +73,13 @@ def refused(columns: dict[str, Any], dtypes: dict[str, str]) -> Any:
     return None
 
 
-does = {"ping": ping, "invoke": invoke, "tensor": tensor, "converted": converted, "csv": csv,
-        "refused": refused}  # fmt: skip
-print(json.dumps([does[step.pop("do")](**step) for step in given["steps"]]))
+def work(given: dict[str, Any]) -> list[Any]:
+    global address, client  # what the steps of one line share
+    address = f"http://127.0.0.1:{given['port']}"
+    client = ScoringServerClient("127.0.0.1", given["port"])
+    does = {"ping": ping, "invoke": invoke, "tensor": tensor, "converted": converted, "csv": csv,
+            "refused": refused}  # fmt: skip
+    return [does[step.pop("do")](**step) for step in given["steps"]]
+
+
+answer(work)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
+from pathlib import Path
+from typing import Any
 
 from google.protobuf import descriptor_pb2
 
-given = json.loads(sys.argv[1])
-file = descriptor_pb2.FileDescriptorProto()
-importlib.import_module(given["module"]).DESCRIPTOR.CopyToProto(file)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from exchange import answer
+
 Field = descriptor_pb2.FieldDescriptorProto
-found: dict[str, dict[str, list[object]]] = {}
 
 
-def look(message: descriptor_pb2.DescriptorProto, outer: str) -> None:
+def look(message: Any, outer: str, found: dict[str, dict[str, Any]]) -> None:
+    """Write down a message and those inside it."""
     name = outer + message.name
     entries = {n.name: n for n in message.nested_type if n.options.map_entry}
     fields = found[name] = {}
@@ -32,10 +33,17 @@ def look(message: descriptor_pb2.DescriptorProto, outer: str) -> None:
         fields[field.name] = [field.number, kind]
     for nested in message.nested_type:
         if not nested.options.map_entry:
-            look(nested, f"{name}.")
+            look(nested, f"{name}.", found)
 
 
-for message in file.message_type:
-    look(message, "")
-methods = {m.name: [m.input_type, m.output_type] for s in file.service for m in s.method}
-print(json.dumps({"package": file.package, "messages": found, "methods": methods}))
+def work(given: dict[str, Any]) -> dict[str, Any]:
+    file = descriptor_pb2.FileDescriptorProto()
+    importlib.import_module(given["module"]).DESCRIPTOR.CopyToProto(file)
+    found: dict[str, dict[str, Any]] = {}
+    for message in file.message_type:
+        look(message, "", found)
+    methods = {m.name: [m.input_type, m.output_type] for s in file.service for m in s.method}
+    return {"package": file.package, "messages": found, "methods": methods}
+
+
+answer(work)

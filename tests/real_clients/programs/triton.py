@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from typing import Any
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from arrays import packed, unpacked
+from exchange import answer, packed, unpacked
 
-given = json.loads(sys.argv[1])
-over, port, model = given["over"], given["port"], given.get("model", "demo")
-triton = importlib.import_module(f"tritonclient.{over}")
-client = triton.InferenceServerClient(f"127.0.0.1:{port}")
+over, port, model = "", 0, "demo"
+triton: Any = None
+client: Any = None
 
 
 def tensor(name: str, array: Any, binary: bool = True) -> Any:
@@ -108,5 +106,16 @@ def many(inputs: list[Any], how_many_at_once: int, parameters: Any = None) -> An
     return asyncio.run(all_of_them())
 
 
-does = {"health": health, "infer": infer, "refused": refused, "many": many}
-print(json.dumps([does[step.pop("do")](**step) for step in given["steps"]]))
+def work(given: dict[str, Any]) -> list[Any]:
+    global over, port, triton, client  # what the steps of one line share
+    over, port = given["over"], given["port"]
+    triton = importlib.import_module(f"tritonclient.{over}")
+    client = triton.InferenceServerClient(f"127.0.0.1:{port}")
+    does = {"health": health, "infer": infer, "refused": refused, "many": many}
+    try:
+        return [does[step.pop("do")](**step) for step in given["steps"]]
+    finally:
+        client.close()
+
+
+answer(work)
