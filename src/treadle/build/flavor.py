@@ -17,6 +17,7 @@ not. What a PyTorch module has to be: `build/exported`.
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import sysconfig
@@ -350,6 +351,8 @@ def _project_modules() -> list[Any]:
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if file is None or name == "__main__" or name.partition(".")[0] == "treadle":
+            continue
+        if not os.path.isabs(file):  # torch has modules that are no files and say they were
             continue
         if not file.startswith(installed) and "site-packages" not in file:
             found.append(module)
