@@ -4,7 +4,7 @@ import threading
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treadle.base import clock
@@ -86,3 +86,27 @@ def test_ids_of_many_threads_are_all_different():
     for thread in threads:
         thread.join()
     assert len(set(made)) == 4000
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=300))
+def test_ids_taken_in_bulk_are_never_given_twice(steps):
+    several = [clock.Ulids() for _ in range(3)]
+    ids, last = [], ["", "", ""]
+    for which, refresh in steps:
+        if which == 3:
+            ids.append(clock.ulid())
+            continue
+        if refresh:
+            several[which].refresh()
+        ids.append(several[which].take())
+        assert last[which] < ids[-1]
+        last[which] = ids[-1]
+    assert len(set(ids)) == len(ids) and all(len(one) == 26 for one in ids)
+
+
+def test_a_moment_that_is_used_up_begins_another():
+    many = clock.Ulids()
+    many.take()
+    many._next = many._end - 1
+    assert many.take() < many.take()
