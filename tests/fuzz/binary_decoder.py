@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 try:
     import atheris
@@ -30,49 +31,57 @@ CODECS = [
         Signature((Field("a", "tensor", True, "float32", (-1, 2)),)),
     )
 ]
-SEEDS = [
-    {"inputs": [{"name": "a", "shape": [1, 2], "datatype": "FP32",
-                 "parameters": {"binary_data_size": 8}}]},
-    {"id": "7", "inputs": [{"name": "a", "shape": [2], "datatype": "BYTES",
-                            "parameters": {"binary_data_size": 10}}],
-     "outputs": [{"name": "o", "parameters": {"binary_data": True}}]},
-    {"inputs": [{"name": "b", "shape": [1], "datatype": "FP64", "data": [1.5]}],
-     "parameters": {"binary_data_output": True}},
-]  # fmt: skip
+KINDS = [*v2.binary.DTYPES, "BYTES", "NONE"]
 
 
 def once(data: bytes) -> None:
-    """Decode one input: a byte that chooses, two of header length, the body."""
-    if len(data) < 3:
+    """Decode one input: as it is, and as the tensors of a document that says what they are."""
+    source = atheris.FuzzedDataProvider(data)
+    codec = CODECS[source.ConsumeIntInRange(0, len(CODECS) - 1)]
+    if source.ConsumeBool():
+        header, body = source.ConsumeInt(2), source.ConsumeBytes(1 << 16)
+        for length in (None, header, header % (len(body) + 1)):
+            decode(codec, body, length)
         return
-    codec = CODECS[data[0] % len(CODECS)]
-    length = int.from_bytes(data[1:3], "little")
-    body = data[3:]
-    for header in (None, length, length % (len(body) + 1)):
-        try:
-            request = codec.decode(body, header)
-        except WrongInput as wrong:
-            assert wrong.field and wrong.expected and wrong.got
-            continue
-        tensors = request.query.tensors or {}
-        assert all(array.shape[0] == request.query.rows for array in tensors.values())
-        # An element takes a byte of the body at least, and 8 in memory at most.
-        assert sum(array.nbytes for array in tensors.values()) <= 8 * len(body)
+    head = json.dumps(document(source)).encode()
+    off = source.PickValueInList([0, 0, 0, 0, 0, 0, -1, 1])
+    body = head + source.ConsumeBytes(1 << 16)
+    decode(codec, body, len(head) + off)
 
 
-def seeds() -> list[bytes]:
-    """Well-formed requests to begin with."""
-    found = []
-    for number, document in enumerate(SEEDS):
-        head = json.dumps(document).encode()
-        tail = bytes(8) if number == 0 else b"\x01\0\0\0a\x01\0\0\0b" if number == 1 else b""
-        found.append(bytes([number]) + len(head).to_bytes(2, "little") + head + tail)
-    return found
+def document(source: atheris.FuzzedDataProvider) -> dict[str, Any]:
+    """A request with tensors of any datatype, shape and size."""
+    inputs = []
+    for number in range(source.ConsumeIntInRange(1, 3)):
+        shape = source.ConsumeIntListInRange(source.ConsumeIntInRange(0, 4), -1, 5)
+        if source.ConsumeIntInRange(0, 15) == 0:
+            shape.append(source.ConsumeInt(9))
+        item: dict[str, Any] = {
+            "name": source.PickValueInList(["a", "b", str(number)]),
+            "shape": shape, "datatype": source.PickValueInList(KINDS),
+        }  # fmt: skip
+        if source.ConsumeIntInRange(0, 7):
+            item["parameters"] = {"binary_data_size": source.ConsumeIntInRange(-1, 40)}
+        else:
+            item["data"] = source.ConsumeIntListInRange(4, -1, 1)
+        inputs.append(item)
+    return {"inputs": inputs}
+
+
+def decode(codec: v2.Inference, body: bytes, length: int | None) -> None:
+    """A query, or wrong input; anything else is found."""
+    try:
+        request = codec.decode(body, length)
+    except WrongInput as wrong:
+        assert wrong.field and wrong.expected and wrong.got
+        return
+    tensors = request.query.tensors or {}
+    assert all(array.shape[0] == request.query.rows for array in tensors.values())
+    # An element takes a byte of the body at least, and 8 in memory at most.
+    assert sum(array.nbytes for array in tensors.values()) <= 8 * len(body)
 
 
 if __name__ == "__main__":
-    for seed in seeds():
-        once(seed)
     bounded = any(argument.startswith(("-runs", "-max_total_time")) for argument in sys.argv)
     atheris.Setup(sys.argv if bounded else [*sys.argv, "-max_total_time=60"], once)
     atheris.Fuzz()
