@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import gzip
+import random
 import select
 import socket
 import struct
@@ -133,6 +134,51 @@ def test_a_head_that_trickles_is_408(quick: int) -> None:
         while not select.select([connection], [], [], 0.01)[0]:
             connection.sendall(b"X: y\r\n")
         assert receive(connection)[0].status == 408
+
+
+def test_a_body_that_is_waited_for_on_our_account_is_not_late(service: Echo) -> None:
+    with serving(service, Limits(body_timeout_s=0.05)) as (port, _), connect(port) as connection:
+        connection.sendall(GET % b"/slow" + POST % (EXPECT, 5))
+        got = b""
+        while not got.endswith(CONTINUE):
+            got += connection.recv(1000)
+        connection.sendall(b"hello")
+        assert receive(connection)[0].status == 200
+
+
+def test_a_refused_body_that_does_not_come_ends_the_connection(quick: int) -> None:
+    with connect(quick) as connection:
+        connection.sendall(b"POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhel")
+        answer = receive(connection)[0]
+        assert answer.status == 401 and "connection" not in answer.headers
+        assert connection.recv(1) == b""
+
+
+def test_a_refused_body_in_pieces_is_not_the_next_request(port: int, service: Echo) -> None:
+    body = GET % b"/smuggled"
+    with connect(port) as connection:
+        connection.sendall(
+            b"POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+        )
+        assert receive(connection)[0].status == 401
+        for piece in (body[:10], body[10:-1], body[-1:] + GET % b"/a"):
+            connection.sendall(piece)
+            time.sleep(0.02)
+        assert receive(connection)[0].body == echo("GET", "/a")
+    assert [h.path for h, _ in service.answered] == ["/a"]
+
+
+def test_who_does_not_go_after_an_early_error_is_not_waited_for(
+    quick: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("treadle.operate.connection.LINGER_S", 0.1)
+    with connect(quick) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        assert receive(connection)[0].status == 400
+        with pytest.raises(OSError):
+            for _ in range(500):
+                connection.sendall(b"more")
+                time.sleep(0.01)
 
 
 def test_an_idle_connection_is_closed_without_a_word(quick: int) -> None:
@@ -353,6 +399,21 @@ def test_an_answer_is_one_write() -> None:
     assert wire.writes == 3
 
 
+@pytest.mark.parametrize(
+    "broken", [b"X A: 1", b"Host: y", b"X: 1\r\n 2", b"Content-Length: x", b"Expect: y"]
+)
+def test_an_error_has_the_shape_that_belongs_to_its_path_and_method(broken: bytes) -> None:
+    class Told(Echo):
+        def error(self, status: int, message: str, head: Head | None = None) -> Reply:
+            assert head is not None
+            return Reply(status, f"{head.method} {head.path}".encode(), b"text/plain")
+
+    for method in ("HEAD", "GET"):
+        raw = f"{method} /v2/x HTTP/1.1\r\nHost: x\r\n".encode() + broken + b"\r\n\r\n"
+        wire = talk(Connections(Told(), Limits()), [raw])
+        assert bytes(wire.written).endswith(b"GET /v2/x" if method == "GET" else b"\r\n\r\n")
+
+
 # ---- compressed bodies ----
 
 
@@ -385,6 +446,36 @@ def test_a_bomb_is_413_and_the_connection_goes_on(most: int) -> None:
     with serving(Echo(), Limits(max_body_bytes=most)) as (port, _), connect(port) as connection:
         connection.sendall(compressed(b"\0" * 50_000_000) + GET % b"/a")
         assert [answer.status for answer in receive(connection, 2)] == [413, 200]
+
+
+def test_a_large_body_that_is_broken_gzip_is_400() -> None:
+    good = gzip.compress(random.Random(0).randbytes(3_000_000))
+    body = good[:-8] + bytes(8)
+    request = POST % (b"Content-Encoding: gzip\r\n", len(body)) + body
+    with serving(Echo(), Limits()) as (port, _), connect(port) as connection:
+        connection.sendall(request + GET % b"/a")
+        assert [answer.status for answer in receive(connection, 2)] == [400, 200]
+
+
+def test_who_leaves_while_its_body_is_decompressed_is_not_served(service: Echo) -> None:
+    with serving(service, Limits()) as (port, front):
+        with connect(port) as connection:
+            connection.sendall(compressed(b"\0" * 50_000_000))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        until(lambda: front.count() == 0)
+        with connect(port) as connection:
+            connection.sendall(GET % b"/a")
+            assert receive(connection)[0].status == 200
+    assert len(service.answered) <= 2
+
+
+def test_no_body_is_no_broken_body(port: int) -> None:
+    with connect(port) as connection:
+        for coding in (b"gzip", b"br"):
+            connection.sendall(
+                b"GET /a HTTP/1.1\r\nHost: x\r\nContent-Encoding: " + coding + b"\r\n\r\n"
+            )
+            assert receive(connection)[0].status == 200
 
 
 def test_an_unknown_coding_is_told_which_is_known(port: int) -> None:

@@ -133,6 +133,16 @@ def test_chunks_take_what_they_are_given_or_refuse_it(raw: bytes, cuts: list[int
         assert len(whole[0]) <= 100 and raw.endswith(whole[1])
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [b"5;" + b"a" * 5000 + b"\r\n", b"5;" + b"a" * 5000, b"0\r\n" + b"x-a: %b\r\n" % (b"1" * 4000) * 5,
+     b"1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n" * 1000],
+)  # fmt: skip
+def test_what_stands_beside_the_chunks_is_bounded(raw: bytes) -> None:
+    with pytest.raises(Refused):
+        Chunks(1 << 20).feed(raw)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=2000), max_size=4), st.integers(0, 3000), st.binary(max_size=3))
 def test_gunzip_gives_the_whole_or_says_why_not(

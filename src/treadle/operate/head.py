@@ -166,26 +166,25 @@ def _parse(block: bytes, limits: Limits) -> Parsed:
     if line[3] != b"1" or line[4] not in b"01":
         # HTTP/1.2 does not exist; who sends it, or the preface of HTTP/2, is not understood.
         raise Refused(505, "the server speaks HTTP/1.1")
-    if block.count(b"\n", line.end()) > limits.max_headers:
-        raise Refused(431, f"there are more than {limits.max_headers} header lines")
-    if b"\n " in block or b"\n\t" in block:
-        raise Refused(400, "a header goes on in the next line")  # obs-fold: RFC 9112, 5.2
-    if method == "CONNECT":
-        raise Refused(501, "the server is no proxy")
-    headers = _headers(block)
     path, query = _target(method, target)
+    head = Head(method, path, query)  # for the words of an error
+    if block.count(b"\n", line.end()) > limits.max_headers:
+        raise Refused(431, f"there are more than {limits.max_headers} header lines", head)
+    if b"\n " in block or b"\n\t" in block:
+        raise Refused(400, "a header goes on in the next line", head)  # obs-fold: RFC 9112, 5.2
+    headers = _headers(block, head)
     modern = line[4] == b"1"
-    head = Head(method, path, query, headers)
     host = headers.get(b"host")
     if host is None:
         if modern:
             raise Refused(400, "the header host is missing", head)  # RFC 9112, 3.2
     elif not _HOST.fullmatch(host):
         raise Refused(400, "the header host is not a host", head)
-    return Parsed(head, _length(headers, head, modern), _flags(headers, head, modern))
+    length, flags = _length(headers, head, modern), _flags(headers, head, modern)
+    return Parsed(Head(method, path, query, headers), length, flags)
 
 
-def _headers(block: bytes) -> dict[bytes, bytes]:
+def _headers(block: bytes, head: Head) -> dict[bytes, bytes]:
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
     try:
@@ -197,17 +196,19 @@ def _headers(block: bytes) -> dict[bytes, bytes]:
         pass
     except httptools.HttpParserCallbackError as error:
         if isinstance(error.__context__, Refused):
-            raise error.__context__ from None
+            raise Refused(400, error.__context__.message, head) from None
         raise
     except httptools.HttpParserInvalidMethodError:
-        raise Refused(501, "the server does not know this method") from None
+        raise Refused(501, "the server does not know this method", head) from None
     except httptools.HttpParserError as error:
-        raise Refused(400, f"the head is not HTTP/1.1: {error}") from None
+        raise Refused(400, f"the head is not HTTP/1.1: {error}", head) from None
     return collector.headers
 
 
 def _target(method: str, target: str) -> tuple[str, str]:
     """Path and query (RFC 9112, 3.2)."""
+    if method == "CONNECT":
+        raise Refused(501, "the server is no proxy")
     if not target.startswith("/"):
         whole = _ABSOLUTE.match(target)
         if whole:  # its host is to count, not the header's; both are nothing to us
