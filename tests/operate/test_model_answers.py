@@ -151,9 +151,9 @@ def test_what_is_captured_is_the_columns_that_the_model_saw(made: Made) -> None:
         return
     assert list(prepared.columns) == list(made.table.columns)
     for name, values in prepared.columns.items():
-        shown = [None if v is None or v != v else v for v in values]  # noqa: PLR0124 - NaN
+        shown = [_plain(v) for v in values.tolist()]
         given = [_plain(v) for v in made.table[name].iloc[:3].astype(object)]
-        assert shown == given
+        assert shown == given and list(map(type, shown)) == list(map(type, given))
     assert prepared.extra == {"other": ["x", "x", "x"]}
 
 

@@ -73,7 +73,7 @@ class Admitted:
 class Prepared:
     """What the model is called with for one or more queries."""
 
-    __slots__ = ("_extra", "_features", "admitted", "data", "params", "rows")
+    __slots__ = ("_extra", "_kinds", "admitted", "data", "params", "rows")
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Prepared:
         extra: Mapping[str, Values] | None = None,
         params: Mapping[str, Any] = _NO_PARAMS,
         admitted: Sequence[Admitted] = (),
-        features: tuple[str, ...] = (),
+        kinds: Mapping[str, str] = _NO_PARAMS,
     ) -> None:
         self._extra = extra
         self.data = data
@@ -90,22 +90,22 @@ class Prepared:
         self.rows = rows
         self.params = params
         self.admitted = admitted
-        self._features = features
+        self._kinds = kinds
 
     @property
     def columns(self) -> dict[str, Any]:
         """The model's input by column, as the model sees it: for capture."""
-        data = self.data
+        data, kinds = self.data, self._kinds
         if data is None:
             return {}
-        if isinstance(data, np.ndarray):
-            if data.ndim == 2 and len(self._features) == data.shape[1]:
-                return {name: data[:, i] for i, name in enumerate(self._features)}
-            if data.ndim == 2:
-                return {str(number): data[:, number] for number in range(data.shape[1])}
-            return {self._features[0] if self._features else "input": data}
-        names = data if isinstance(data, Mapping) else data.columns
-        return {str(name): data[name] for name in names}
+        if not isinstance(data, np.ndarray):
+            names = data if isinstance(data, Mapping) else data.columns
+            return {str(name): data[name] for name in names}
+        if data.ndim != 2:
+            return {next(iter(kinds), "input"): data}
+        if len(kinds) != data.shape[1]:
+            return {str(number): data[:, number] for number in range(data.shape[1])}
+        return {name: _as_typed(data[:, at], kind) for at, (name, kind) in enumerate(kinds.items())}
 
     @property
     def extra(self) -> Mapping[str, Values]:
@@ -115,13 +115,22 @@ class Prepared:
         if len(self.admitted) != 1:
             return {}
         (one,) = self.admitted
-        query, names = one.query, set(self._features)
+        query, names = one.query, self._kinds.keys()
         layout, cells = one.layout, query.cells
         if layout is not None and cells is not None:
             return {name: [row[at] for row in cells] for name, at in layout.extras.items()}
         if not names or query.columns is None:
             return {}
         return {name: values for name, values in query.columns.items() if name not in names}
+
+
+def _as_typed(column: Array, kind: str) -> Array:
+    """A column of a matrix in the type that it has alone."""
+    if kind == "float":
+        return column.astype(np.float32)
+    if kind in ("integer", "long") and column.dtype.kind == "f":
+        return column if np.isnan(column).any() else column.astype(np.int64)
+    return column
 
 
 class Layout:
@@ -252,6 +261,7 @@ class Assembler:
         self._named = bool(signature.inputs) and not signature.tensors
         self._matrix = matrix if self._named else None
         self._columns = columns
+        self._kinds = {field.name: field.type for field in signature.inputs}
         self._whole = _Whole.of(signature) if self._matrix is not None else None
         self._layouts: dict[tuple[str, ...] | None, Layout] = {}
         self._last: tuple[tuple[str, ...] | None, Layout] | None = None
@@ -287,13 +297,13 @@ class Assembler:
         """One input for all of them, in order; they have the same key. May raise WrongInput."""
         first = admitted[0]
         rows = first.rows if len(admitted) == 1 else sum([one.rows for one in admitted])
-        signature, data = self._signature, None
+        data = None
         if rows:
             if not self._named:
                 data = self._as_it_came(admitted)
             else:
                 data = self._input(admitted, rows)
-        return Prepared(data, rows, None, first.params, admitted, signature.features)
+        return Prepared(data, rows, None, first.params, admitted, self._kinds)
 
     def _unnamed(self, query: Query) -> tuple[Mapping[str, Any], Hashable]:
         """Tensors, or columns of a model without a signature, and their key."""
