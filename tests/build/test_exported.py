@@ -190,6 +190,15 @@ def test_a_program_that_the_user_exported_is_taken_as_it_is(tmp_path: Path) -> N
         package(fixed, REGRESSION, rows(), tmp_path / "fixed")
 
 
+def test_a_program_that_was_exported_on_another_device_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    module, rows_ = net().eval().to("meta"), torch.zeros((3, 3), device="meta")
+    program = torch.export.export(module, (rows_,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    with pytest.raises(PipelineError, match="holds weights on meta"):
+        package(program, REGRESSION, rows(), tmp_path / "m")
+
+
 def test_a_module_of_doubles_is_fed_doubles(tmp_path: Path) -> None:
     package(net().double(), REGRESSION, rows(), tmp_path / "m")
     signature = (tmp_path / "m/MLmodel").read_text()

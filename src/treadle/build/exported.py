@@ -9,6 +9,12 @@ matrix `[rows, features]` of the module's own type (float32 as a rule) and gives
 
 Classes are 0, 1, …, k-1. Scores that are no probabilities (logits) are refused here, with words:
 every gate, threshold and drift rule reads them as probabilities. A hole in a column arrives as NaN.
+
+Weights alone (a state_dict, a safetensors file) are no model: to be called they need the project's
+class. The raw weights of an exported program can be read without torch, as safetensors' can. What
+takes text, images or several inputs, transformers' directories included, is MLflow's to write and to
+load: our server answers such a directory by MLflow's pyfunc, with `trust: pickle`, since loading it
+runs code.
 """
 
 from __future__ import annotations

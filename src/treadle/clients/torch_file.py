@@ -40,6 +40,13 @@ def dumps(model: Any, width: int | None = None) -> pt2.Program:
     program = getattr(model, "treadle_program", model)  # a module that `loads` gave
     if not hasattr(program, "graph_module"):
         program = _export(torch, model, width)
+    tensors = (*program.state_dict.values(), *program.constants.values())
+    away = {str(t.device) for t in tensors if isinstance(t, torch.Tensor)} - {"cpu"}
+    if away:
+        raise PipelineError(
+            f"the exported program holds weights on {', '.join(sorted(away))}, where a server has none",
+            hint="export module.cpu(), or return the module itself",
+        )
     buffer = io.BytesIO()
     with _quietly():
         torch.export.save(program, buffer)

@@ -114,15 +114,20 @@ def model_key(chain: Chain, result: Result, section: ModelSection | None = None)
     parts = {
         "rules": RULES,
         "result": result.content,
-        "model": to_plain(section),
+        "model": _without_compile(section),
         "trust": spec.trust,
         "train": [r.content for r in model_inputs(chain)],
         "data": to_plain(chain.project.training_section()),
     }
     if section.compile is not None:
         holdout = chain.result(spec.test.holdout)
-        parts["compared on"] = holdout.content if holdout is not None else None
+        parts["compiled"] = [section.compile, holdout.content if holdout is not None else None]
     return digest(parts)
+
+
+def _without_compile(section: ModelSection) -> dict[str, Any]:
+    """What of `model:` says what is learned and judged: the original, compiled or not."""
+    return {word: value for word, value in to_plain(section).items() if word != "compile"}
 
 
 def verdict_key(chain: Chain, model: Model, holdout: Result) -> str:
@@ -134,7 +139,7 @@ def verdict_key(chain: Chain, model: Model, holdout: Result) -> str:
             "model": model.digest,
             "holdout": holdout.content,
             "test": to_plain(spec.test),
-            "task": to_plain(spec.model),
+            "task": _without_compile(spec.model),
             "data": to_plain(chain.project.training_section()),
             "train": [r.content for r in model_inputs(chain)],
             "champion": chain.champion.model if chain.champion else None,
