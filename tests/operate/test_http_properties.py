@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 import zlib
 from collections.abc import Callable
+from urllib.parse import unquote
 
+import httptools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support import http_fuzz
 from tests.support.echo import echo
+from tests.support.http_cases import CASES
 from tests.support.http_fuzz import check, cut
 from tests.support.wire import Answer
 
@@ -18,6 +23,7 @@ from treadle.operate.chunked import Chunks, TooLarge
 from treadle.operate.head import Refused
 from treadle.operate.inflate import NotGzip, gunzip
 from treadle.operate.inflate import TooLarge as TooLong
+from treadle.operate.request import Head
 
 PATHS = st.sampled_from(["/a", "/late", "/b", "/c/d"])
 BODIES = st.binary(max_size=60)
@@ -100,6 +106,55 @@ def told(answers: list[Answer]) -> list[tuple[int, bytes, str | None]]:
         )
         for answer in answers
     ]
+
+
+class Oracle:
+    """The requests that llhttp by itself finds in a stream: method, target, body."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.found: list[tuple[str, str, bytes]] = []
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        with contextlib.suppress(httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._parser.feed_data(raw)
+
+    def on_message_begin(self) -> None:
+        self._target = self._body = b""
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+
+    def on_body(self, part: bytes) -> None:
+        self._body += part
+
+    def on_message_complete(self) -> None:
+        method = self._parser.get_method().decode()
+        self.found.append((method, self._target.decode(), self._body))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_the_service_gets_is_what_llhttp_reads(seed: int) -> None:
+    """Nobody in front of us who reads as strictly can be made to see other requests than we do."""
+    rng = random.Random(2000 + seed)
+    # We understand white space in chunk extensions, and do not stop at the wish for an upgrade.
+    cases = [case for case in CASES if "extension" not in case.name and "upgrade" not in case.name]
+    compared = 0
+    for _ in range(300):
+        raw = b"".join(
+            http_fuzz.mutate(rng, rng.choice(cases).raw) for _ in range(rng.randrange(1, 3))
+        )
+        _, service = asyncio.run(http_fuzz.converse([raw]))
+        oracle = Oracle(raw).found
+        for number, (head, body) in enumerate(service.requests):
+            if isinstance(head, Head) and isinstance(body, bytes):
+                method, target, theirs = oracle[number]
+                url = httptools.parse_url(target.encode()) if target.startswith("/") else None
+                assert head.method == method, raw
+                assert url is None or head.path == unquote(url.path.decode()), raw
+                if b"gzip" not in head.headers.get(b"content-encoding", b"").lower():
+                    assert body == theirs, raw
+                compared += 1
+    assert compared > 20
 
 
 @pytest.mark.slow
