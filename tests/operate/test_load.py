@@ -173,18 +173,42 @@ from treadle.operate import lean
 with lean.imports():
     import sklearn.linear_model, sklearn.covariance, sklearn.preprocessing
     from sklearn._loss.link import gmean
+    from sklearn.isotonic import spearmanr
     assert "pandas" not in sys.modules and type(gmean).__name__ == "_Later"
 assert "scipy.stats" not in sys.modules
 assert gmean([1.0, 4.0]) == 2.0
 import pandas, scipy.stats, sklearn.utils.fixes
 assert scipy.stats.gmean([1.0, 4.0]) == 2.0 and scipy.stats.norm.cdf(0) == 0.5
 assert sklearn.covariance._robust_covariance.chi2.isf(0.5, 2) == scipy.stats.chi2.isf(0.5, 2)
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import PowerTransformer, QuantileTransformer, StandardScaler
+rows = [[1.0], [2.0], [4.0], [9.0]]
+normal = QuantileTransformer(n_quantiles=4, output_distribution="normal").fit_transform(rows)
+assert normal[0] < normal[1] < normal[2] < normal[3]
+assert abs(PowerTransformer().fit_transform(rows).mean()) < 1e-9
+from scipy.stats.mstats import mquantiles
 frame = StandardScaler().set_output(transform="pandas").fit_transform(pandas.DataFrame({"a": [1., 3.]}))
 assert frame.a.tolist() == [-1.0, 1.0]
 import numpy.f2py, numpy.testing
 numpy.testing.assert_array_equal([1], [1])
 assert callable(numpy.f2py.run_main) and numpy.f2py is sys.modules["numpy.f2py"]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_stranger_takes_out_of_scipy_stats_meanwhile_is_real() -> None:
+    program = """
+import sys
+from treadle.operate import lean
+with lean.imports():
+    from scipy.stats import norm, gmean
+    from scipy.stats.mstats import mquantiles
+    import sklearn.inspection
+    assert type(gmean).__name__ == "function" and norm.cdf(0) == 0.5
+import scipy.stats
+assert scipy.stats.gmean is gmean and sys.modules["scipy.stats"].norm is norm
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False

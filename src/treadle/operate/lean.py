@@ -21,6 +21,8 @@ from types import ModuleType
 from typing import Any
 
 _STATS = "scipy.stats"
+_LATER = frozenset(("chi2", "gmean", "rankdata", "spearmanr"))
+"""What scikit-learn's modules take out of scipy.stats when they are imported."""
 _ON_DEMAND = ("numpy.f2py", "numpy.testing")
 
 
@@ -43,6 +45,7 @@ def imports() -> Iterator[None]:
             sys.meta_path.remove(finder)
         yield
     finally:
+        stats.importing = False
         if sys.modules.get(_STATS) is stats:
             del sys.modules[_STATS]
 
@@ -69,14 +72,26 @@ class _NoPandas:
 
 
 class _Stats(ModuleType):
-    """Stands for scipy.stats: scikit-learn's own modules get stand-ins, all others the real thing."""
+    """Stands for scipy.stats: scikit-learn's modules get stand-ins while they are imported.
+
+    Whoever else looks into it, or later, or for more than these names, gets the real thing.
+    """
+
+    importing = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        spec = importlib.util.find_spec(name)
+        # A package, so that its modules are found where somebody imports one of them.
+        self.__path__ = list((spec and spec.submodule_search_locations) or ())
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        importer = str(sys._getframe(1).f_globals.get("__name__"))
-        if importer.startswith(("sklearn.", "importlib")):
-            return _Later(name)
+        if self.importing and name in _LATER:
+            importer = str(sys._getframe(1).f_globals.get("__name__"))
+            if importer.startswith(("sklearn.", "importlib.")):
+                return _Later(name)
         return getattr(_real(), name)
 
 
