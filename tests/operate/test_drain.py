@@ -130,6 +130,31 @@ def test_clients_that_never_try_again_lose_nothing_through_swaps(
     assert sum(client.reconnected for client in clients) >= 8
 
 
+@pytest.mark.slow
+@FRONTS
+def test_of_ten_thousand_requests_none_is_lost_through_many_swaps(
+    listener: socket.socket, front: str
+) -> None:
+    clients = [Client(listener.getsockname()[1], number) for number in range(8)]
+    present = Process(listener, front)
+    try:
+        for client in clients:
+            client.start()
+        while sum(client.good for client in clients) < 10_000:
+            following = Process(listener, front)
+            present.signal(signal.SIGUSR2)
+            assert present.ended() == 0
+            present = following
+        for client in clients:
+            client.enough.set()
+        for client in clients:
+            client.join()
+    finally:
+        present.process.kill()
+        present.process.communicate()
+    assert [client.failed for client in clients] == [[]] * 8
+
+
 @FRONTS
 def test_what_is_in_flight_at_the_end_is_answered(listener: socket.socket, front: str) -> None:
     with server(listener, front, "--stop", "0") as only:
