@@ -42,6 +42,14 @@ class Table:
         return list(self.columns)
 
     @property
+    def seen(self) -> dict[str, list[Any]]:
+        """The columns as they arrive in JSON: NaN is a missing value."""
+        return {
+            name: [None if isinstance(v, float) and math.isnan(v) else v for v in values]
+            for name, values in self.columns.items()
+        }
+
+    @property
     def data(self) -> list[list[Any]]:
         return [list(row) for row in zip(*self.columns.values(), strict=True)]
 

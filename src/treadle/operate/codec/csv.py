@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
@@ -19,6 +20,7 @@ from treadle.operate.query import Query
 from treadle.operate.signature import Signature, Values, WrongInput
 
 _MISSING = frozenset(("", "NA", "NaN", "nan", "null", "None"))
+_LARGE = 2**64
 _TEXTS = ("string", "any", "binary")
 
 
@@ -64,6 +66,9 @@ def _cells(name: str, kind: str, cells: Sequence[str]) -> list[Any]:
     if kind in _TEXTS or kind == "text":
         return [cell or None for cell in cells]
     parse = _PARSERS.get(kind, _number)
+    whole = _all_at_once(parse, cells)
+    if whole is not None:
+        return whole
     column: list[Any] = []
     for row, cell in enumerate(cells):
         if cell in _MISSING:
@@ -76,6 +81,20 @@ def _cells(name: str, kind: str, cells: Sequence[str]) -> list[Any]:
                 return [cell or None for cell in cells]
             raise WrongInput(f"{name}, row {row}", f"a {kind}", "another text") from None
     return column
+
+
+def _all_at_once(parse: Callable[[str], Any], cells: Sequence[str]) -> list[Any] | None:
+    """A column of numbers of which none is missing or odd; None: look at each."""
+    texts = "".join(cells)
+    if parse not in _PLAIN or not texts or "_" in texts:
+        return None
+    try:
+        column = list(map(_PLAIN[parse], cells))
+    except ValueError:
+        return None
+    if parse is _whole:
+        return column if -_LARGE < min(column) and max(column) < _LARGE else None
+    return None if math.isnan(sum(column)) else column
 
 
 def _number(cell: str) -> float:
@@ -100,6 +119,7 @@ def _boolean(cell: str) -> bool:
     return word in ("true", "1")
 
 
+_PLAIN: dict[Callable[[str], Any], Callable[[str], Any]] = {_number: float, _whole: int}
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "boolean": _boolean, "datetime": str, "integer": _whole, "long": _whole, "number": _whole,
 }  # fmt: skip
