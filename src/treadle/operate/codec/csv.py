@@ -93,7 +93,7 @@ def _all_at_once(parse: Callable[[str], Any], cells: Sequence[str]) -> list[Any]
     except ValueError:
         return None
     if parse is _whole:
-        return column if -_LARGE < min(column) and max(column) < _LARGE else None
+        return column if min(column) > -_LARGE and max(column) < _LARGE else None
     return None if math.isnan(sum(column)) else column
 
 
