@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treadle.operate.batch import Batcher, Job, Nobody, Overloaded, Result, TooLate
+from treadle.operate.batch import Batcher, Job, Nobody, Overloaded, TooLate
 from treadle.operate.limits import Limits
 
 
@@ -50,11 +50,11 @@ def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(body(), 30))
 
 
-def seen(result: Result[list[int]]) -> list[int] | Exception:
-    if result.value is None:
-        assert result.error is not None
-        return result.error
-    return result.value[result.start : result.stop]
+def seen(job: Job[Work, list[int]]) -> list[int] | Exception:
+    if job.value is None:
+        assert job.error is not None
+        return job.error
+    return job.value[job.start : job.stop]
 
 
 async def ask(batcher: Batcher[Work, list[int]], *works: Work) -> list[list[int] | Exception]:
@@ -65,11 +65,9 @@ async def ask(batcher: Batcher[Work, list[int]], *works: Work) -> list[list[int]
         future = loop.create_future()
         waits.append(future)
 
-        def done(
-            _job: Job[Work, list[int]], result: Result[list[int]], future: Any = future
-        ) -> None:
+        def done(job: Job[Work, list[int]], future: Any = future) -> None:
             assert not future.done(), "answered twice"
-            future.set_result(seen(result))
+            future.set_result(seen(job))
 
         batcher.submit(work, done)
     return await asyncio.gather(*waits)
@@ -154,7 +152,7 @@ def test_a_client_that_left_is_dropped_from_the_queue() -> None:
         asked = asyncio.ensure_future(ask(batcher, Work((1,))))
         await asyncio.sleep(0.01)
         told: list[Any] = []
-        batcher.submit(Work((2,)), lambda _job, result: told.append(result)).cancel()
+        batcher.submit(Work((2,)), told.append).cancel()
         assert await asked == [[2]] and await ask(batcher, Work((3,))) == [[6]]
         assert told == [] and [w.values for call in model.calls for w in call] == [(1,), (3,)]
         batcher.close()

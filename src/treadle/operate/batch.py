@@ -17,9 +17,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
-from treadle.base import clock
 from treadle.base.errors import TreadleError
 from treadle.operate.limits import Limits
 
@@ -54,33 +54,31 @@ R = TypeVar("R")
 
 
 class Job(Generic[W, R]):
-    """A query that waits or runs; its ticket."""
+    """A query that waits or runs (its ticket), then the rows `start` to `stop` of a call's value."""
 
-    __slots__ = ("arrived", "deadline", "done", "gone", "work")
+    __slots__ = (
+        "arrived", "context", "deadline", "done", "error", "gone", "start", "stop", "value", "work",
+    )  # fmt: skip
+
+    value: R | None
+    """What the call gave, or None: then `error` says why."""
+    error: Exception | None
+    start: int
+    stop: int
 
     def __init__(
-        self, work: W, done: Callable[[Job[W, R], Result[R]], None], limit_s: float
+        self, work: W, done: Callable[[Job[W, R]], None], limit_s: float, context: Any = None
     ) -> None:
-        self.work, self.done = work, done
-        self.arrived = clock.elapsed()
-        self.deadline = self.arrived + limit_s
+        self.work, self.done, self.context = work, done, context
+        self.arrived = arrived = perf_counter()
+        self.deadline = arrived + limit_s
         self.gone = False
         """Answered, or its client left: whatever comes of it is dropped."""
+        self.value = self.error = None
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
         self.gone = True
-
-
-class Result(Generic[R]):
-    """What a job gets: the rows `start` to `stop` of a call's value, or an error."""
-
-    __slots__ = ("error", "start", "stop", "value")
-
-    def __init__(
-        self, value: R | None, start: int, stop: int, error: Exception | None = None
-    ) -> None:
-        self.value, self.start, self.stop, self.error = value, start, stop, error
 
 
 class Watch(Protocol):
@@ -147,11 +145,15 @@ class Batcher(Generic[W, R]):
         return bool(self._waiting or self._running)
 
     def submit(
-        self, work: W, done: Callable[[Job[W, R], Result[R]], None], limit_s: float | None = None
+        self,
+        work: W,
+        done: Callable[[Job[W, R]], None],
+        limit_s: float | None = None,
+        context: Any = None,
     ) -> Job[W, R]:
-        """Queue a query; `done` is called once, later, unless its job is cancelled.
+        """Queue a query; `done` is called once, later, with the job, unless it is cancelled.
 
-        Raises Overloaded where the queue is full by requests or by rows.
+        `context` is whatever `done` needs beside. Raises Overloaded where the queue is full by requests or by rows.
         """
         limits = self._limits
         rows = self.waiting_rows + work.rows
@@ -161,7 +163,7 @@ class Batcher(Generic[W, R]):
             full = len(self._waiting) >= limits.max_queue_requests
             self._watch.shed("queue_requests" if full else "queue_rows")
             raise Overloaded("too many requests wait; try again")
-        job: Job[W, R] = Job(work, done, limits.deadline_s if limit_s is None else limit_s)
+        job: Job[W, R] = Job(work, done, limits.deadline_s if limit_s is None else limit_s, context)
         self._waiting.append(job)
         self.waiting_rows = rows
         if not self._scheduled and not self._running:
@@ -229,16 +231,18 @@ class Batcher(Generic[W, R]):
         return jobs, rows
 
     def _inline(self, jobs: list[Job[W, R]]) -> None:
-        begun = clock.elapsed()
+        begun = perf_counter()
         try:
             value = self._call([job.work for job in jobs])
         except Exception as error:
             if len(jobs) > 1:
                 self._send(jobs)  # halving may take many calls: not on this thread
                 return
-            self._finish(jobs, [Result(None, 0, 0, error)], None)
+            jobs[0].error = error
+            self._finish(jobs, None)
             return
-        self._finish(jobs, _split(jobs, value), clock.elapsed() - begun)
+        _share(jobs, value)
+        self._finish(jobs, perf_counter() - begun)
 
     def _send(self, jobs: list[Job[W, R]]) -> None:
         if self._thread is None:
@@ -246,9 +250,7 @@ class Batcher(Generic[W, R]):
             self._thread.start()
         self._calls.put(jobs)
 
-    def _finish(
-        self, jobs: list[Job[W, R]], results: list[Result[R]], took_s: float | None
-    ) -> None:
+    def _finish(self, jobs: list[Job[W, R]], took_s: float | None) -> None:
         self._running = []
         self._watch.calling(0.0)
         if took_s is not None:
@@ -258,10 +260,10 @@ class Batcher(Generic[W, R]):
             loop = self._loop
             assert loop is not None
             loop.call_soon(self._dispatch)
-        for job, result in zip(jobs, results, strict=True):
+        for job in jobs:
             if not job.gone:
                 job.gone = True
-                job.done(job, result)
+                job.done(job)
 
     def _learn(self, jobs: list[Job[W, R]], took_s: float) -> None:
         rows = sum(job.work.rows for job in jobs)
@@ -271,7 +273,7 @@ class Batcher(Generic[W, R]):
         # holds the interpreter, and one long call in many is no reason to hop threads for all.
         longer = known is not None and took_s > known
         self._cost_s[bits] = known * 0.8 + took_s * 0.2 if longer and known else took_s
-        now = clock.elapsed()
+        now = perf_counter()
         self._watch.batch(len(jobs), rows, took_s, [now - job.arrived for job in jobs])
 
     def _tick(self) -> None:
@@ -282,44 +284,55 @@ class Batcher(Generic[W, R]):
         if not self._ticking:
             self._watch.queue(0, 0)
             return
-        now = clock.elapsed()
+        now = perf_counter()
         for job in (*self._waiting, *self._running):
             if not job.gone and now > job.deadline:
                 job.gone = True
                 self._watch.shed("deadline")
-                late = TooLate("the answer was not there in time")
-                job.done(job, Result(None, 0, 0, late))
+                job.value, job.error = None, TooLate("the answer was not there in time")
+                job.done(job)
         loop.call_later(TICK_S, self._tick)
 
     # ---- the model's thread ----
 
     def _work(self) -> None:
         while (jobs := self._calls.get()) is not None:
-            begun = clock.elapsed()
-            results = self._together(jobs)
-            whole = all(result.error is None for result in results)
-            took_s = clock.elapsed() - begun if whole else None
+            begun = perf_counter()
+            found = self._together(jobs)
+            took_s = perf_counter() - begun
             loop = self._loop
             assert loop is not None
             try:
-                loop.call_soon_threadsafe(self._finish, jobs, results, took_s)
+                loop.call_soon_threadsafe(self._worked, found, took_s)
             except RuntimeError:
                 return  # the loop was closed while the model worked
 
-    def _together(self, jobs: list[Job[W, R]]) -> list[Result[R]]:
+    def _together(self, jobs: list[Job[W, R]]) -> list[tuple[list[Job[W, R]], R | Exception]]:
+        """The calls that answered these jobs: one, or after a failure as many as it takes."""
         try:
-            return _split(jobs, self._call([job.work for job in jobs]))
+            return [(jobs, self._call([job.work for job in jobs]))]
         except Exception as error:
             if len(jobs) == 1:
-                return [Result(None, 0, 0, error)]
+                return [(jobs, error)]
         half = len(jobs) // 2
         return self._together(jobs[:half]) + self._together(jobs[half:])
 
+    # ---- the loop's thread again ----
 
-def _split(jobs: list[Job[W, R]], value: R) -> list[Result[R]]:
-    results, start = [], 0
+    def _worked(self, found: list[tuple[list[Job[W, R]], R | Exception]], took_s: float) -> None:
+        # Given to the jobs here: a job that was too late meanwhile is not written to by two threads.
+        for jobs, value in found:
+            if isinstance(value, Exception):
+                jobs[0].error = value
+            else:
+                _share(jobs, value)
+        self._finish(
+            [job for jobs, _ in found for job in jobs], took_s if len(found) == 1 else None
+        )
+
+
+def _share(jobs: list[Job[W, R]], value: R) -> None:
+    start = 0
     for job in jobs:
-        stop = start + job.work.rows
-        results.append(Result(value, start, stop))
-        start = stop
-    return results
+        job.value, job.start = value, start
+        job.stop = start = start + job.work.rows

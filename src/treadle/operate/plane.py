@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from time import perf_counter
+from typing import Any, NoReturn
 
 import numpy as np
 
 from treadle.base import clock
 from treadle.base.errors import TreadleError
-from treadle.operate.batch import Batcher, Job, Result, Watch
+from treadle.operate.batch import Batcher, Job, Watch
 from treadle.operate.capture import Capture, Taken
 from treadle.operate.codec import mlflow, v2
 from treadle.operate.limits import Limits
@@ -71,8 +72,10 @@ class Plane:
         self.examples: dict[str, Array] = {}
         """Outputs of the warm-up: their names, types and shapes are the model's metadata."""
         self.batcher: Batcher[Admitted, Outputs] = Batcher(self._call, self.limits, watch)
+        self._admit, self._most_rows = model.admit, self.limits.max_rows
         self._prefix, self._ulids = identity.prefix, clock.Ulids()
         self._moment = 0.0
+        self._done = self._finished  # bound once, not for each query
 
     # ---- one query ----
 
@@ -86,36 +89,38 @@ class Plane:
         WrongInput (seen only when values were converted), ModelFailed or TooLate. `trace` is the
         request's `traceparent`, for the capture.
         """
-        self._check(query)
-        admitted = self.model.admit(query)
+        if query.rows > self._most_rows:
+            self._refuse_rows(query)
+        admitted = self._admit(query)
         if query.rows == 0:
             outputs = Outputs(self.model.answer(self.model.assemble([admitted])))
             done(Answer(self.prediction_id(), outputs, 0, 0, 0.0))
             return None
 
-        def finished(job: Job[Admitted, Outputs], result: Result[Outputs]) -> None:
-            if result.value is None:
-                assert result.error is not None
-                done(_told_apart(result.error))
-                return
-            now = clock.elapsed()
-            if now - self._moment > 0.0005:
-                self._ulids.refresh()
-                self._moment = now
-            answer = Answer(
-                self._prefix + self._ulids.take(), result.value, result.start, result.stop,
-                now - job.arrived,
-            )  # fmt: skip
-            capture = self.capture
-            if capture is not None and capture.wants():
-                self._take(capture, job.work, answer, trace)
-            done(answer)
+        return self.batcher.submit(admitted, self._done, limit_s, (done, trace))
 
-        return self.batcher.submit(admitted, finished, limit_s)
+    def _finished(self, job: Job[Admitted, Outputs]) -> None:
+        done, trace = job.context
+        outputs = job.value
+        if outputs is None:
+            assert job.error is not None
+            done(_told_apart(job.error))
+            return
+        now = perf_counter()
+        if now - self._moment > 0.0005:
+            self._ulids.refresh()
+            self._moment = now
+        identity = self._prefix + self._ulids.take()
+        answer = Answer(identity, outputs, job.start, job.stop, now - job.arrived)
+        capture = self.capture
+        if capture is not None and capture.wants():
+            self._take(capture, job.work, answer, trace)
+        done(answer)
 
     def predict(self, query: Query) -> Answer:
         """Answer a query alone, on this thread: the warm-up's way. Raises as `submit` tells."""
-        self._check(query)
+        if query.rows > self._most_rows:
+            self._refuse_rows(query)
         begun = clock.elapsed()
         admitted = self.model.admit(query)
         try:
@@ -134,9 +139,8 @@ class Plane:
         """A new `ENV.RELEASE.INSTANCE.ULID`."""
         return self._prefix + clock.ulid()
 
-    def _check(self, query: Query) -> None:
-        if query.rows > self.limits.max_rows:
-            raise WrongInput("input", f"at most {self.limits.max_rows} rows", f"{query.rows}")
+    def _refuse_rows(self, query: Query) -> NoReturn:
+        raise WrongInput("input", f"at most {self._most_rows} rows", f"{query.rows}")
 
     def _call(self, admitted: list[Admitted]) -> Outputs:
         return Outputs(self.model.answer(self.model.assemble(admitted)))

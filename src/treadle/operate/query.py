@@ -14,7 +14,8 @@ from treadle.operate.signature import Values
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as all other records are: that would cost a microsecond a request. Never written to.
+@dataclass(slots=True)
 class Query:
     """What was asked, decoded, in exactly one of three forms; each is `rows` long.
 
@@ -53,7 +54,7 @@ class Outputs:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """Predictions with their id; row i (from 0) has the id `<id>.<i>`.
 
