@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -30,10 +32,10 @@ BODY = json.dumps({"dataframe_split": {"columns": ["x", "z"], "data": [[1.0, 2.0
 JSON = {"Content-Type": "application/json"}
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 60, log: Any = ()) -> Any:
     until = time.monotonic() + seconds
     while not (found := what()):
-        assert time.monotonic() < until, "it did not happen in time"
+        assert time.monotonic() < until, "it did not happen in time:\n" + "".join(log)
         time.sleep(0.05)
     return found
 
@@ -114,7 +116,9 @@ class Served:
 
     def until(self, workers: int) -> dict[str, int]:
         """Wait until as many have served in all."""
-        return wait_for(lambda: (p := self.pids) and len(p) >= workers and p)
+        return wait_for(
+            lambda: (p := self.pids) and len(p) >= workers and p, seconds=90, log=self.lines
+        )
 
     def metrics(self) -> dict[tuple[str, ...], float]:
         status, text, _ = Client(self.port).once("/metrics", None)
@@ -198,23 +202,23 @@ def test_two_workers_serve_one_port_and_end_together(serve: Callable[..., Served
         assert supervision.start_of(pid) == ""
 
 
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.soak)])
 def test_a_killed_worker_loses_its_own_requests_alone_and_is_replaced(
-    serve: Callable[..., Served],
+    serve: Callable[..., Served], rounds: int
 ) -> None:
     served = serve("--workers", "2")
-    first = served.until(2)
-    victim = next(iter(first))
-
-    asking = load(served.port, 6, 250, lambda: os.kill(first[victim], signal.SIGKILL))
-    for client in asking:
-        # A connection fails once at most: the one in flight; its next one finds somebody.
-        assert client.failures <= 1
-        assert all(a[:2] == (200, {"predictions": [1.0]}) for a in client.answers)
-        if client.failures:
-            assert victim in {a[2] for a in client.answers} or len(client.answers) == 249
-    after = served.until(3)
-    assert list(after)[:2] == list(first)
-    assert served.logged("died by signal 9")
+    for number in range(rounds):
+        before = served.until(2 + number)
+        victim = list(before)[-1]
+        asking = load(served.port, 6, 250, lambda: os.kill(before[victim], signal.SIGKILL))  # noqa: B023
+        for client in asking:
+            # A connection fails once at most: what was in flight; its next one finds somebody.
+            assert client.failures <= 1
+            assert len(client.answers) + client.failures == 250
+            assert all(a[:2] == (200, {"predictions": [1.0]}) for a in client.answers)
+        after = served.until(3 + number)
+        assert list(after)[: len(before)] == list(before)
+    assert len(served.logged("died by signal 9")) == rounds
     assert served.end() == 0
 
 
@@ -270,6 +274,45 @@ def test_a_reload_loses_no_request(serve: Callable[..., Served]) -> None:
         assert generations == sorted(generations, reverse=True)  # never back to an old one
         assert not generations[-1]
     assert served.logged("on the input example: 2 rows, worst difference 0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_after_any_accidents_all_workers_serve_and_none_is_left_over(
+    serve: Callable[..., Served], seed: int
+) -> None:
+    chance = random.Random(seed)
+    served = serve("--workers", "3", "--stuck-after", "4", "--linger", "0.5")
+    served.until(3)
+    wait_for(lambda: served.ready() == 200)
+    for _ in range(12):
+        pids = [pid for pid in served.pids.values() if supervision.start_of(pid)]
+        accident = chance.choice(("kill", "stop", "reload", "end", "wait"))
+        if accident == "reload":
+            served.process.send_signal(signal.SIGHUP)
+        elif accident == "wait":
+            time.sleep(chance.random())
+        elif pids:
+            number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "end": signal.SIGTERM}
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(chance.choice(pids), number[accident])
+        time.sleep(chance.random() / 2)
+
+    def processes() -> list[int]:
+        """Workers of this supervisor, however they are."""
+        listed = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(served.process.pid)],
+            capture_output=True, text=True, check=False,
+        ).stdout.split()  # fmt: skip
+        return [int(pid) for pid in listed]
+
+    wait_for(lambda: len(processes()) == 3 and served.metrics()["treadle_workers_ready",] == 3, 120)
+    asking = load(served.port, 6, 20, lambda: None)
+    assert [c.failures for c in asking] == [0] * 6
+    assert all(a[:2] == (200, {"predictions": [1.0]}) for c in asking for a in c.answers)
+    last = processes()
+    assert served.end() == 0
+    assert not any(supervision.start_of(pid) for pid in last)
 
 
 def test_when_the_supervisor_is_killed_its_workers_end(serve: Callable[..., Served]) -> None:

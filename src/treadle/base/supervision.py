@@ -57,7 +57,7 @@ class Supervised:
     model_folder: str = ""
     instance: str = ""
     server_pid: int = 0
-    """The first worker's, like `instance` and `command`; 0 while it is being replaced."""
+    """The first worker that serves, as `instance` and `command`; 0 where none does."""
     restarts: int = 0
     """Workers that died or were stuck, since the supervisor began."""
     error: str | None = None

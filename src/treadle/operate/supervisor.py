@@ -124,6 +124,7 @@ class Supervisor:
     def _publish(self, status: Status | None = None) -> None:
         current = self._current
         serving = [one for one in current.workers if one.phase == "serving"] if current else []
+        # Where a crash left nobody it is `restarting`, even while another version is being loaded.
         if status is None:
             if serving or not self._served:
                 status = "serving" if serving else "starting"
@@ -132,7 +133,6 @@ class Supervisor:
         if status != self._status:
             self._status, self._since = status, _real_now()
         wanted = current.wanted if current else None
-        # A server that has just died is no server, but one that is being loaded is not one yet.
         first = serving[0] if serving else None
         state = Supervised(
             pid=os.getpid(), start=supervision.start_of(os.getpid()), host=self._host,
@@ -158,10 +158,11 @@ class Supervisor:
     def _count(self) -> None:
         """How many should be ready and are, for every worker's own answer to probes."""
         generation = self._current or self._next
-        ready = [one for one in self._current.workers if one.phase in ("ready", "serving")] if self._current else []  # fmt: skip
+        workers = self._current.workers if self._current else []
         header = self._shared.header
         header[counters.WANTED] = generation.wanted.workers if generation else 1
-        header[counters.READY] = len(ready)
+        # One that is loaded and warmed and about to accept counts: a swap is never "not ready".
+        header[counters.READY] = sum(one.phase in ("ready", "serving") for one in workers)
         header[counters.RESTARTS] = self._restarts
 
     # ---- the loop ----

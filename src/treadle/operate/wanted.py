@@ -6,6 +6,8 @@ process. `CommandLine`: `serve --workers N` in a terminal or a container, one wi
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime as dt
 import os
 import secrets
@@ -90,8 +92,6 @@ class CommandLine:
 
     def wanted(self) -> Wanted | None:
         """The same model, loaded anew from where it lies."""
-        import dataclasses
-
         return dataclasses.replace(self._wanted, id=secrets.token_hex(8))
 
     def arguments(self, wanted: Wanted) -> list[str]:
@@ -114,8 +114,9 @@ class CommandLine:
 
     def say(self, text: str) -> None:
         """On standard error, as the workers' lines."""
-        sys.stderr.write(_line(text))
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # whoever read it has gone; the service has not
+            sys.stderr.write(_line(text))
+            sys.stderr.flush()
 
 
 class Log:
