@@ -53,12 +53,39 @@ def test_a_tensor_may_be_called_metadata_or_target() -> None:
 
 
 @pytest.mark.parametrize(
+    "context",
+    [
+        '{"__enum__": true, "fqn": "antigravity:x", "name": "y"}',
+        '[{"__enum__": true, "fqn": "antigravity:x", "name": "y"}]',
+        "7", "text", 7, ["a"], {"fqn": "antigravity:x"},
+    ],
+)  # fmt: skip
+def test_a_nesting_that_names_more_than_keys_is_refused(context: Any) -> None:
+    parts = records()
+    signature = parts[GRAPH]["graph_module"]["module_call_graph"][0]["signature"]
+    nesting = json.loads(signature["in_spec"])
+    nesting[1]["children_spec"][1]["context"] = context
+    signature["in_spec"] = json.dumps(nesting)
+    with pytest.raises(Refused, match="takes or gives an object"):
+        pt2.read(archive(parts))
+
+
+@pytest.mark.parametrize("wrong", [7, [1], "s77", [["s77"]]])
+def test_constraints_that_are_no_mapping_are_unreadable(wrong: Any) -> None:
+    parts = records()
+    parts[GRAPH]["range_constraints"] = wrong
+    with pytest.raises(TreadleError, match="cannot be read"):
+        pt2.read(archive(parts))
+
+
+@pytest.mark.parametrize(
     "target",
     [
         "torch.os.system", "torch.hub.load", "torch.load", "_operator.call", "_operator.attrgetter",
         "_operator.methodcaller", "torch.ops.aten.from_file.default", "torch.ops.aten.save.default",
         "torch.ops.load_library", "torch.ops.aten.linear.default.__init__", "#namespace:op",
-        "math.__loader__.load_module", "torch.ops.mine.op.default", "print", "",
+        "math.__loader__.load_module",
+        "torch.ops.aten.__class__.mro", "torch.ops.aten.linear.__call__", "torch.ops.aten.name.format", "torch.ops.mine.op.default", "print", "",
     ],
 )  # fmt: skip
 def test_an_operator_off_the_list_is_refused_by_name(target: str) -> None:

@@ -299,3 +299,63 @@ def test_a_stored_module_comes_back_as_the_same_program(tmp_path: Path) -> None:
     with pytest.raises(store.NotStorable, match="how many features") as caught:
         store.save("model", Shapeless(), objects)
     assert "example_input_array" in str(caught.value.hint)
+
+
+def layers() -> dict[str, Any]:
+    """Modules of the usual layers, each a function of one matrix."""
+    import torch
+
+    nn = torch.nn
+
+    class Embedded(nn.Module):
+        example_input_array = torch.zeros(1, 3)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.last = nn.Embedding(10, 3), nn.Linear(5, 1)
+
+        def forward(self, x: Any) -> Any:
+            code = x[:, 1].long().clamp(0, 9)
+            return self.last(torch.cat([self.table(code), x[:, [0, 2]]], 1)).squeeze(1)
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 1)
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 1)
+
+        def forward(self, x: Any) -> Any:
+            tokens = self.first(x).unsqueeze(1).expand(-1, 4, -1)
+            return self.last(self.encoder(tokens).mean(1))
+
+    class Recurrent(nn.Module):
+        example_input_array = torch.zeros(1, 3)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.last = nn.GRU(1, 4, batch_first=True), nn.Linear(4, 1)
+
+        def forward(self, x: Any) -> Any:
+            with torch.no_grad():
+                x = torch.nan_to_num(x)
+            return self.last(self.inner(x.unsqueeze(-1))[0][:, -1])
+
+    torch.manual_seed(1)
+    return {"embedding": Embedded(), "attention": Attention(), "recurrent": Recurrent()}
+
+
+@pytest.mark.parametrize("name", ["embedding", "attention", "recurrent"])
+def test_the_usual_layers_are_exported_for_any_number_of_rows(tmp_path: Path, name: str) -> None:
+    import torch
+
+    from treadle.operate import torch_model
+
+    module = layers()[name]
+    package(module, REGRESSION, rows(), tmp_path / "m")
+    _, call = torch_model.load(tmp_path / "m", {"model_data": "data"}, "predict", False)
+    module.eval()
+    for count in (1, 2, 33):
+        with torch.no_grad():
+            wanted = module(torch.from_numpy(matrix()[:count])).reshape(count).numpy()
+        np.testing.assert_allclose(call(matrix()[:count], {}), wanted, rtol=1e-4, atol=1e-6)

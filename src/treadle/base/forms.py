@@ -97,6 +97,8 @@ class Onnx:
         threads = os.environ.get("OMP_NUM_THREADS", "")
         if threads.isdigit() and int(threads):
             options.intra_op_num_threads = int(threads)
+        # Threads that spin while they wait would take the core from the others of a small container.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         given = source if isinstance(source, bytes) else os.fspath(source)
         self._session = onnxruntime.InferenceSession(
             given, sess_options=options, providers=["CPUExecutionProvider"]

@@ -1,11 +1,12 @@
 """PyTorch's exported programs (`.pt2`): which may be loaded, and their canonical bytes. No torch here.
 
-`torch.export.load` runs code that a file brings, in five places (torch 2.13, read in its source):
+`torch.export.load` runs code that a file brings, in several places (torch 2.13, read in its source):
 weights and constants with `use_pickle`, and custom objects, are unpickled; sample inputs are
 unpickled without restriction when the restricted reader fails; `guards_code` is passed to `exec`;
 shapes (`expr_str`) go through sympy's parser, which is `eval`; an operator's name is looked up with
-getattr from `torch`, `math` or `operator` down, which reaches any function there is. Compiled
-artifacts (AOTInductor) are libraries to be loaded.
+getattr from `torch`, `math` or `operator` down, which reaches any function there is; the nesting of
+inputs may name an enum, whose module is imported. Compiled artifacts (AOTInductor) are libraries to
+be loaded.
 
 So an archive is taken apart and written anew from what is known to be data: raw weights, their
 shapes, and a graph whose operators are ATen's (none that opens a file) and arithmetic. Sample inputs
@@ -19,6 +20,7 @@ import ast
 import io
 import json
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -42,9 +44,9 @@ _RAW = re.compile(r"(weight|tensor)_\d{1,9}")
 _DTYPES = {7: "float32", 8: "float64", 5: "int64", 4: "int32", 6: "float16", 12: "bool"}
 """torch's numbers for element types (`torch/_export/serde/schema.py`, ScalarType)."""
 
-_ATEN = re.compile(r"torch\.ops\.(aten|prims)\.(\w+)\.(\w+)")
-_FILES = {"from_file", "save", "load", "_save", "_load"}
-"""Operators of ATen that read or write files."""
+_ATEN = re.compile(r"torch\.ops\.(aten|prims)\.((?!__)\w+)\.([A-Za-z]\w*)")
+_NOT_ATEN = {"from_file", "save", "load", "_save", "_load", "name"}
+"""Operators of ATen that read or write files; and what lies there and is no operator."""
 _OTHERS = re.compile(
     r"_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pos|pow|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)"
     r"|math\.(ceil|floor|trunc|sqrt)"
@@ -122,7 +124,10 @@ def _records(source: bytes) -> dict[str, bytes]:
                 if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(source):
                     raise Refused("the exported program is compressed, which torch never does")
             return {info.filename.partition("/")[2]: archive.read(info) for info in infos}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError,
+        struct.error,
+    ) as error:  # fmt: skip
         raise TreadleError(f"this is no exported program of PyTorch: {error}") from None
 
 
@@ -161,7 +166,7 @@ def _check(graph: dict[str, Any]) -> None:
     for key, value in _walk(graph):
         if key in ("target", "as_operator") and isinstance(value, str):
             match = _ATEN.fullmatch(value)
-            if (match and match[2] not in _FILES) or _OTHERS.fullmatch(value):
+            if (match and match[2] not in _NOT_ATEN) or _OTHERS.fullmatch(value):
                 continue
             raise Refused(f"the exported program calls {value[:80]}, which is not on the list")
         if key == "expr_str":
@@ -170,7 +175,10 @@ def _check(graph: dict[str, Any]) -> None:
             _check_tree(value)
         elif key == "custom_obj_values" and value:
             raise Refused("the exported program holds objects of its own kind")
-    for symbol in graph.get("range_constraints") or {}:
+    constraints = graph.get("range_constraints") or {}
+    if not isinstance(constraints, dict):
+        raise TreadleError("the exported program's graph cannot be read")
+    for symbol in constraints:
         if not _SYMBOL.fullmatch(symbol):
             raise Refused("the exported program has a shape that is no plain symbol")
 
@@ -222,9 +230,21 @@ def _check_tree(text: Any) -> None:
         protocol, tree = json.loads(text)
     except (ValueError, TypeError, RecursionError):
         protocol, tree = 0, None
-    kinds = [value for key, value in _walk(tree) if key == "type"]
-    if protocol != 1 or not all(kind in _TREES for kind in kinds):
+    fine = protocol == 1
+    for key, value in _walk(tree):
+        fine = fine and (key != "type" or any(value == kind for kind in _TREES))
+        fine = fine and (key != "context" or _plain_context(value))
+    if not fine:
         raise Refused("the exported program takes or gives an object of its own kind")
+
+
+def _plain_context(text: Any) -> bool:
+    """Nothing, or the keys of a dict."""
+    try:
+        keys = [] if text is None else json.loads(text) or []
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return isinstance(keys, list) and all(isinstance(key, str | int) for key in keys)
 
 
 def _interface(graph: dict[str, Any]) -> tuple[str, tuple[int, ...], int]:

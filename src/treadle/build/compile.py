@@ -121,8 +121,8 @@ def _compile(
     if holdout is None or not len(holdout):
         return refused("there is no row of the holdout to compare on")
     names = [feature.name for feature in features]
-    matrix = _matrix(holdout, names)
     try:
+        matrix = _matrix(holdout, names)
         original = _original(written, holdout[names])
     except Exception as error:
         return refused(f"the model cannot predict the holdout: {type(error).__name__}")

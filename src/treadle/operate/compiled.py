@@ -49,7 +49,7 @@ def replaced(folder: Path, signature: Signature, original: Original) -> Engine |
         _log.info("the model's own library answers: %s", told.get("why"))
         return None
     try:
-        form = _form(folder / "compiled", told)
+        form = _form(folder / "compiled", told, len(signature.inputs))
     except ImportError:
         _log.warning(
             "the model's compiled form needs onnxruntime, which is not installed (pip install "
@@ -61,9 +61,14 @@ def replaced(folder: Path, signature: Signature, original: Original) -> Engine |
     return Engine(form, answers, common_type(signature) and _MATRIX)
 
 
-def _form(folder: Path, told: Mapping[str, Any]) -> forms.Form:
+def _form(folder: Path, told: Mapping[str, Any], width: int) -> forms.Form:
     if told.get("form") == "linear":
-        return forms.Linear.read(folder / forms.LINEAR)
+        linear = forms.Linear.read(folder / forms.LINEAR)
+        if len(linear.weights) != width:
+            raise StateCorrupt(
+                f"{forms.LINEAR} takes {len(linear.weights)} features, and the model has {width}"
+            )
+        return linear
     if told.get("form") == "onnx":
         path = folder / forms.ONNX
         if not path.is_file():
