@@ -35,6 +35,7 @@ _LAYOUTS = 256
 _ROWS = 1024
 """Tuples of types that are remembered for each layout."""
 _EMPTY = ("no rows",)
+_PLACES = ("rows of numbers by place",)
 _MATRIX = ("matrix", ())
 _MATRIX_MISSING = ("matrix", (0,))
 """Keys of queries that become a matrix; the second where whole numbers lack some."""
@@ -263,6 +264,7 @@ class Assembler:
         self._columns = columns
         self._kinds = {field.name: field.type for field in signature.inputs}
         self._whole = _Whole.of(signature) if self._matrix is not None else None
+        self._places = _places(signature)
         self._layouts: dict[tuple[str, ...] | None, Layout] = {}
         self._last: tuple[tuple[str, ...] | None, Layout] | None = None
 
@@ -282,6 +284,14 @@ class Assembler:
                 layout = self._layout(query.names)
             key = layout.admit(query)
         elif not self._named:
+            places = self._places
+            if places is not None and query.numbers and len(query.cells[0]) == places[1]:  # type: ignore[index]
+                return Admitted(
+                    query,
+                    query.rows,
+                    (_PLACES, signatures.params_key(params)) if params else _PLACES,
+                    params,
+                )
             data, key = self._unnamed(query)
             if params:
                 key = (key, signatures.params_key(params))
@@ -320,6 +330,17 @@ class Assembler:
         return columns, ("columns", tuple(kinds))
 
     def _as_it_came(self, admitted: Sequence[Admitted]) -> Any:
+        places = self._places
+        if places is not None and admitted[0].data is None:
+            cells: list[Sequence[Any]] = []
+            for one in admitted:
+                cells += one.query.cells or ()
+            matrix = _numbers(cells, *places)
+            if matrix is not None:
+                return matrix
+            if len(admitted) > 1:
+                raise WrongInput("rows", "numbers that go into one matrix", "other rows")
+            return next(iter(_tensors(admitted[0].query, self._signature).values()))
         parts = [one.data or {} for one in admitted]
         made = parts[0]
         if len(parts) > 1:
@@ -605,6 +626,18 @@ def _end_to_end(parts: list[Values]) -> Values:
     if all(isinstance(part, np.ndarray) for part in parts):
         return np.concatenate(parts)
     return list(chain.from_iterable(parts))
+
+
+def _places(signature: Signature) -> tuple[np.dtype[Any], int] | None:
+    """Type and width of a model's one matrix of floats with any number of rows, or None."""
+    if len(signature.inputs) != 1:
+        return None
+    (spec,) = signature.inputs
+    dtype = np.dtype(spec.dtype or "float64") if spec.tensor else None
+    if dtype is None or dtype.kind != "f" or spec.shape is None or len(spec.shape) != 2:
+        return None
+    rows, width = spec.shape
+    return (dtype, width) if rows == -1 and width > 0 else None
 
 
 # ---- tensors -------------------------------------------------------------------------------------
