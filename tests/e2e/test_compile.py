@@ -55,6 +55,7 @@ def test_a_project_that_asks_for_it_is_answered_by_the_compiled_form(project: Pr
     assert (told["accepted"], told["form"], told["classes_changed"]) == (True, "linear", 0)
     assert told["worst"]["absolute"] <= told["tolerance"]["absolute"]
     assert told["rows"] > 50
+    assert "at most 1e-12 apart" in project("lineage", "release", "2").out
     with open(project.folder / "houses.csv") as file:
         rows = [{"area": int(r["area"]), "rooms": int(r["rooms"])} for r in csv.DictReader(file)]
     original = models.load(directory(project)).predict(pd.DataFrame(rows))

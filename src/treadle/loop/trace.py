@@ -107,11 +107,14 @@ def _captured(project: Project, environment: str, match: re.Match[str]) -> dict[
 
 
 def _from_release(project: Project, release: Release) -> Iterator[Link]:
-    yield Link(
-        "release",
-        f"{release.environment} {release.number}",
-        {"created": release.created, "by": release.by, "reason": release.reason},
-    )
+    facts: dict[str, Any] = {
+        "created": release.created, "by": release.by, "reason": release.reason,
+    }  # fmt: skip
+    if release.compiled is not None:
+        from treadle.loop.learn import compiled_words
+
+        facts["compiled"] = compiled_words(release.compiled)
+    yield Link("release", f"{release.environment} {release.number}", facts)
     model = project.journal.get("model", release.model)
     if model is not None:
         yield _model_link(from_plain(Model, model))
