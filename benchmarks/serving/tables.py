@@ -178,9 +178,9 @@ def targets(run: Run) -> list[Target]:
         if peer.get("starts"):
             what = f"{main}, first right answer, s"
             found.append((what, entry["title"], peer["starts"], 1.2 if light else 3.0, False))
-        if peer.get("rss_mb") and case != "lightgbm":
+        if peer.get("pss_mb") and case != "lightgbm":
             bound = 80 if case == "onnx" else 130
-            found.append((f"{main}, RSS MB", entry["title"], peer["rss_mb"], bound, False))
+            found.append((f"{main}, PSS MB", entry["title"], peer["pss_mb"], bound, False))
     return found
 
 
