@@ -35,23 +35,13 @@ def public_class(name: str) -> Any:
     return dict(all_estimators()).get(name)
 
 
-@pytest.mark.parametrize("name", sorted(sklearn_model._PLAIN))
-def test_a_plain_class_answers_a_matrix_as_the_frame(name: str) -> None:
-    from sklearn.base import RegressorMixin
-
-    kind = public_class(name)
-    if kind is None:
-        pytest.skip("this scikit-learn has no such class")
-    frame = rows(positive=True)
-    classes = (frame.a > frame.a.median()).astype(int)
-    y = frame.a + frame.b if issubclass(kind, RegressorMixin) else classes
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fitted = kind().fit(frame, y)
-        assert tuple(fitted.feature_names_in_) == NAMES
-        bare = sklearn_model.nameless(fitted, NAMES)
-        assert bare is not None and not hasattr(bare, "feature_names_in_")
-        assert sklearn_model.nameless(fitted, NAMES[::-1]) is None
+def same_without_names(fitted: Any, frame: pd.DataFrame) -> None:
+    """The copy without names answers the matrix, and one row, as the original does the frame."""
+    bare = sklearn_model.nameless(fitted, NAMES)
+    assert bare is not None and not hasattr(bare, "feature_names_in_")
+    assert tuple(fitted.feature_names_in_) == NAMES
+    assert sklearn_model.nameless(fitted, NAMES[::-1]) is None
+    matrix = np.asfortranarray(frame.to_numpy())
     for function in ("transform", *sorted(sklearn_model.FUNCTIONS)):
         if not hasattr(fitted, function):
             continue
@@ -59,20 +49,95 @@ def test_a_plain_class_answers_a_matrix_as_the_frame(name: str) -> None:
             warnings.simplefilter("ignore")
             expected = getattr(fitted, function)(frame)
             one = getattr(fitted, function)(frame.iloc[:1])
-        matrix = np.asfortranarray(frame.to_numpy())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
             warnings.filterwarnings("error", message="X does not have valid feature names")
-            made, single = getattr(bare, function)(matrix), getattr(bare, function)(matrix[:1])
+            quick = sklearn_model.in_steps(bare, function)
+            made, single = quick(matrix), quick(np.ascontiguousarray(matrix[:1]))
         for mine, theirs in ((made, expected), (single, one)):
             if hasattr(mine, "toarray"):
                 mine, theirs = mine.toarray(), theirs.toarray()
+            if isinstance(mine, list):  # of several targets
+                mine, theirs = np.hstack(mine), np.hstack(theirs)
             np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("columns", ["of two types", "of whole numbers"])
+@pytest.mark.parametrize("name", sorted(sklearn_model._PLAIN))
+def test_a_plain_class_answers_a_matrix_as_the_frame(name: str, columns: str) -> None:
+    from sklearn.base import RegressorMixin
+
+    kind = public_class(name)
+    if kind is None:
+        pytest.skip("this scikit-learn has no such class")
+    frame = rows(positive=True)
+    if columns == "of whole numbers":
+        frame = (frame * 50).astype(int)
+    else:
+        frame["d"] = (frame.d * 50).astype(int)
+    classes = (frame.a > frame.a.median()).astype(int)
+    y = frame.a + frame.b + 1.0 if issubclass(kind, RegressorMixin) else classes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted = kind().fit(frame, y)
+    same_without_names(fitted, frame)
+
+
+def around() -> dict[str, Any]:
+    from sklearn import (
+        calibration,
+        compose,
+        ensemble,
+        linear_model,
+        model_selection,
+        multiclass,
+        multioutput,
+        pipeline,
+        preprocessing,
+        tree,
+    )
+
+    line = pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.LogisticRegression())
+    trees = tree.DecisionTreeClassifier(max_depth=3, random_state=0)
+    ridge, grown = linear_model.Ridge(), tree.DecisionTreeRegressor(max_depth=3, random_state=0)
+    two = [("line", line), ("trees", trees)]
+    return {
+        "BaggingClassifier": ensemble.BaggingClassifier(line, 3, random_state=0),
+        "BaggingRegressor": ensemble.BaggingRegressor(grown, 3, random_state=0),
+        "CalibratedClassifierCV": calibration.CalibratedClassifierCV(line, cv=3),
+        "GridSearchCV": model_selection.GridSearchCV(trees, {"max_depth": [2, 3]}, cv=3),
+        "MultiOutputClassifier": multioutput.MultiOutputClassifier(trees),
+        "MultiOutputRegressor": multioutput.MultiOutputRegressor(ridge),
+        "OneVsOneClassifier": multiclass.OneVsOneClassifier(line),
+        "OneVsRestClassifier": multiclass.OneVsRestClassifier(line),
+        "RandomizedSearchCV": model_selection.RandomizedSearchCV(
+            trees, {"max_depth": [2, 3]}, n_iter=2, cv=3, random_state=0
+        ),
+        "StackingClassifier": ensemble.StackingClassifier(two, cv=3),
+        "StackingRegressor": ensemble.StackingRegressor(
+            [("r", ridge), ("t", grown)], final_estimator=linear_model.Ridge(), cv=3
+        ),
+        "TransformedTargetRegressor": compose.TransformedTargetRegressor(
+            ridge, func=np.log1p, inverse_func=np.expm1
+        ),
+        "VotingClassifier": ensemble.VotingClassifier(two, voting="soft"),
+        "VotingRegressor": ensemble.VotingRegressor([("r", ridge), ("t", grown)]),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(sklearn_model._AROUND))
+def test_what_holds_plain_classes_answers_a_matrix_as_the_frame(name: str) -> None:
+    frame = rows(positive=True)
+    y: Any = (frame.a > frame.a.median()).astype(int) + (frame.b > 1)
+    if name.startswith("MultiOutput"):
+        y = pd.DataFrame({"y": y, "z": y % 2})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted = around()[name].fit(frame, y)
+    same_without_names(fitted, frame)
 
 
 def test_what_looks_into_a_frame_is_given_one() -> None:
     from sklearn.compose import ColumnTransformer
-    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.ensemble import HistGradientBoostingClassifier, VotingClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -90,6 +155,8 @@ def test_what_looks_into_a_frame_is_given_one() -> None:
     assert bare(make_pipeline(FunctionTransformer(lambda x: x), LogisticRegression())) is None
     assert bare(make_pipeline(StandardScaler().set_output(transform="pandas"), Mine())) is None
     assert bare(Mine()) is None
+    assert bare(VotingClassifier([("mine", Mine())])) is None
+    assert bare(VotingClassifier([("plain", LogisticRegression())])) is not None
     chosen = ColumnTransformer([("s", StandardScaler(), ["a", "c"])])
     assert bare(make_pipeline(chosen, LogisticRegression())) is None
     assert bare(HistGradientBoostingClassifier(max_iter=2)) is not None

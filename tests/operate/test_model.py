@@ -271,6 +271,29 @@ def test_a_missing_column_is_named(sklearn_folder: Path) -> None:
         )
 
 
+def test_probabilities_of_several_targets_are_outputs_of_their_own(tmp_path: Path) -> None:
+    import pickle
+
+    from sklearn.multioutput import MultiOutputClassifier
+    from sklearn.tree import DecisionTreeClassifier
+
+    rows = some()
+    targets = np.column_stack([rows.a > 0, rows.b > 0, rows.a > rows.b])
+    fitted = MultiOutputClassifier(DecisionTreeClassifier(max_depth=2)).fit(rows, targets)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(fitted))
+    flavors = {
+        "sklearn": {"pickled_model": "model.pkl"},
+        "python_function": {"predict_fn": "predict_proba"},
+    }
+    write_mlmodel(tmp_path, flavors, COLUMNS)
+    loaded = model.load(tmp_path, trust_pickle=True)
+    answer = loaded.answer(loaded.prepare(model.query_of(rows)))
+    expected = fitted.predict_proba(rows)
+    assert list(answer) == ["predict_proba_0", "predict_proba_1", "predict_proba_2"]
+    for got, wanted in zip(answer.values(), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
 def test_the_two_allow_lists_are_one() -> None:
     from treadle.base import trust
     from treadle.clients import skops_file

@@ -159,6 +159,8 @@ def _outputs(raw: Any, name: str) -> dict[str, Array]:
         return {str(key): _array(value) for key, value in raw.items()}
     if hasattr(raw, "columns") and hasattr(raw, "to_numpy"):  # a DataFrame
         return {str(column): raw[column].to_numpy() for column in raw.columns}
+    if isinstance(raw, list) and len(raw) > 1 and all(isinstance(v, np.ndarray) for v in raw):
+        return {f"{name}_{number}": value for number, value in enumerate(raw)}  # several targets
     if hasattr(raw, "toarray"):  # a sparse matrix
         raw = raw.toarray()
     return {name: _array(raw)}

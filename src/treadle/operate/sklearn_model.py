@@ -120,6 +120,38 @@ _PLAIN = frozenset(
     ]
 )
 """Public classes whose predict and transform see no more of a frame than its matrix."""
+_AROUND = frozenset(
+    [
+        "BaggingClassifier",
+        "BaggingRegressor",
+        "CalibratedClassifierCV",
+        "GridSearchCV",
+        "MultiOutputClassifier",
+        "MultiOutputRegressor",
+        "OneVsOneClassifier",
+        "OneVsRestClassifier",
+        "RandomizedSearchCV",
+        "StackingClassifier",
+        "StackingRegressor",
+        "TransformedTargetRegressor",
+        "VotingClassifier",
+        "VotingRegressor",
+    ]
+)
+"""Those that hand what they are given to estimators inside them, which must be plain as well."""
+
+
+_NEVER_GIVEN_ONE = frozenset(
+    [
+        "IsotonicRegression",
+        "LabelBinarizer",
+        "LabelEncoder",
+        "Pipeline",
+        "_SigmoidCalibration",
+        "_TemperatureScaling",
+    ]
+)
+"""What else lies inside those: what works on labels and scores, or was not fitted on names."""
 
 
 def load(
@@ -185,12 +217,36 @@ def _plain(value: Any, features: tuple[str, ...]) -> bool:
         steps = [step for _, step in value.steps if step not in (None, "passthrough")]
         # Only the first step is given the frame, those behind it get what it gives: a matrix.
         return bool(steps) and _plain(steps[0], features) and not any(map(gives_frames, steps))
-    if kind.__name__ not in _PLAIN or getattr(value, "_preprocessor", None) is not None:
+    if kind.__name__ in _AROUND:
+        if not all(_plain_inside(inner, features) for inner in _inside(value).values()):
+            return False
+    elif kind.__name__ not in _PLAIN or getattr(value, "_preprocessor", None) is not None:
         return False  # gradient boosting with categories has a preprocessor, which looks at names
     names = getattr(value, "feature_names_in_", None)
     if names is None:
         return getattr(value, "n_features_in_", len(features)) == len(features)
     return tuple(map(str, names)) == features
+
+
+def _inside(value: Any) -> dict[str, Any]:
+    """What lies in an estimator and may be given the frame (not what transforms the target)."""
+    return {name: inner for name, inner in vars(value).items() if name != "transformer_"}
+
+
+def _plain_inside(value: Any, features: tuple[str, ...]) -> bool:
+    if isinstance(value, list | tuple | dict):
+        inner = value.values() if isinstance(value, dict) else value
+        return all(_plain_inside(each, features) for each in inner)
+    if type(value).__name__ == "_CalibratedClassifier":
+        return all(_plain_inside(each, features) for each in vars(value).values())
+    if not hasattr(value, "get_params") or isinstance(value, type):
+        return True
+    if getattr(value, "feature_names_in_", None) is not None:
+        return _plain(value, features)
+    # Not fitted at all, or on a matrix: that is what it is given now, with a frame outside or not.
+    name = type(value).__name__
+    ours = type(value).__module__.startswith("sklearn.")
+    return ours and (name in _PLAIN or name in _AROUND or name in _NEVER_GIVEN_ONE)
 
 
 def gives_frames(value: Any) -> bool:
@@ -211,8 +267,25 @@ def stripped(estimator: Any) -> Any:
         first = next(i for i, (_, s) in enumerate(copy.steps) if s not in (None, "passthrough"))
         name, step = copy.steps[first]
         copy.steps[first] = (name, stripped(step))
+    elif type(estimator).__name__ in _AROUND:
+        inner = {name: _stripped_inside(value) for name, value in _inside(estimator).items()}
+        copy.__dict__.update(inner)
     copy.__dict__.pop("feature_names_in_", None)
     return copy
+
+
+def _stripped_inside(value: Any) -> Any:
+    if type(value) in (list, tuple):
+        return type(value)(_stripped_inside(each) for each in value)
+    if isinstance(value, dict) and type(value).__name__ in ("dict", "Bunch"):
+        return type(value)(**{name: _stripped_inside(each) for name, each in value.items()})
+    if type(value).__name__ == "_CalibratedClassifier":
+        copy: Any = object.__new__(type(value))
+        copy.__dict__.update({n: _stripped_inside(each) for n, each in vars(value).items()})
+        return copy
+    if hasattr(value, "get_params") and getattr(value, "feature_names_in_", None) is not None:
+        return stripped(value)
+    return value
 
 
 def in_steps(estimator: Any, function: str) -> Any:
