@@ -86,12 +86,12 @@ def session(plane: Plane, work: Session, *, credentials: Any = None, **more: Any
             if credentials is None
             else aio.secure_channel(address, credentials, options=OPTIONS)
         )
-        async with opened as channel:
-            try:
+        try:
+            async with opened as channel:
                 await work(Asker(channel), server)
-            finally:
-                await server.drain(1)
-                plane.close()
+        finally:
+            await server.drain(1)
+            plane.close()
 
     uvloop.run(asyncio.wait_for(run(), 60))
 
@@ -321,20 +321,52 @@ def test_the_token_is_asked_of_all_but_a_probe(plane: Plane) -> None:
     session(plane, work, token="s3cret")
 
 
-def test_a_drain_finishes_what_is_in_flight_and_accepts_nothing_more(plane: Plane) -> None:
+def test_a_drain_finishes_what_is_in_flight_and_accepts_nothing_more(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "AGE_S", 1)
     gate = Gate(plane)
 
     async def work(ask: Asker, server: served.Server) -> None:
         staying = asyncio.ensure_future(_answered(ask.infer([5, 2])))
         await gate.wait()
-        drained = asyncio.ensure_future(server.drain(20))
+        drained = asyncio.ensure_future(server.drain(30))
         await asyncio.sleep(0.2)
-        assert not drained.done()
         async with aio.insecure_channel(f"127.0.0.1:{server.port}", options=OPTIONS) as late:
             assert (await status(Asker(late).infer([1, 2])))[0] == "UNAVAILABLE"
+        await asyncio.sleep(1.5)
+        assert not drained.done()  # its connection is old enough, but has a call
         gate.open.set()
         assert (await staying).outputs[0].contents.fp64_contents[:] == [5]
         await drained
+
+    session(plane, work)
+
+
+def test_connections_that_have_their_age_lose_no_call(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reopens its connection several times."""
+    monkeypatch.setattr(served, "AGE_S", 0.4)
+
+    async def work(_: Asker, server: served.Server) -> None:
+        stop = asyncio.Event()
+
+        async def caller(number: int) -> int:
+            done = 0
+            alone = [("grpc.use_local_subchannel_pool", 1)]
+            async with aio.insecure_channel(f"127.0.0.1:{server.port}", options=alone) as channel:
+                while not stop.is_set():
+                    answer = await Asker(channel).infer([float(done), 0.0])
+                    assert answer.outputs[0].contents.fp64_contents[:] == [done]
+                    done += 1
+                    await asyncio.sleep(0.003 * number)
+            return done
+
+        callers = [asyncio.ensure_future(caller(number)) for number in range(5)]
+        await asyncio.sleep(2)
+        stop.set()
+        assert all(done > 20 for done in await asyncio.gather(*callers))
 
     session(plane, work)
 

@@ -12,10 +12,13 @@ input; a failure's cause is in the log under the request's id.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
+import os
 import re
 import socket
+import stat
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +49,11 @@ _OPEN = {"ServerLive", "ServerReady"}
 """Methods that a probe may call without the token."""
 _RETRY = ("grpc-retry-pushback-ms", "1000")
 """When a client that was turned away may try again (gRPC proposal A6): its own retries read it."""
+AGE_S = 10.0
+"""How long a connection lasts, ± 10 %: its client is told (GOAWAY), finishes its calls and opens
+another. So clients move on to a worker or a version that came later, and a drain knows its end."""
+_LOOK_S = 0.1
+"""How often a drain looks whether connections are left."""
 _STREAMS = 2048
 """Calls of one connection at a time; more wait at the client, unseen by our queue."""
 _Code = grpc.StatusCode
@@ -125,6 +133,7 @@ class Server:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_metadata_size", self._limits.max_head_bytes),
                 ("grpc.max_concurrent_streams", _STREAMS),
+                ("grpc.max_connection_age_ms", int(AGE_S * 1000)),
                 ("grpc.server_handshake_timeout_ms", int(self._limits.head_timeout_s * 1000)),
             ])  # fmt: skip
             handlers = {
@@ -145,12 +154,19 @@ class Server:
             bound.close()
 
     async def drain(self, grace_s: float) -> None:
-        """Accept nothing more, finish what is in flight, then close; after `grace_s` in any case.
+        """Accept no connection any more, let those there are come to their end, then close.
 
-        Clients are told to go elsewhere (GOAWAY) and open their next call on a new connection.
+        gRPC's own shutdown cancels calls that were on their way when it began (C-core answers them
+        CANCELLED, which nobody repeats), so it comes last, when every connection has reached its
+        age and its client has gone elsewhere; or after `grace_s` in any case.
         """
-        if self._server is not None:
-            await self._server.stop(grace_s)
+        if self._server is None:
+            return
+        until = clock.elapsed() + grace_s
+        _sockets(self.port, listening=True, close=True)
+        while clock.elapsed() < until and _sockets(self.port, listening=False):  # noqa: ASYNC110 - descriptors, no event
+            await asyncio.sleep(_LOOK_S)
+        await self._server.stop(max(0.0, until - clock.elapsed()))
 
     # ---- calls ----
 
@@ -309,6 +325,30 @@ def _reserve(host: str, port: int) -> socket.socket:
             hint="choose another --grpc-port",
         ) from None
     return bound
+
+
+def _sockets(port: int, *, listening: bool, close: bool = False) -> int:
+    """How many TCP sockets of this process are on the port; `close`: the kernel is told to shut them.
+
+    gRPC tells of none of its own, so they are looked for among the process's descriptors.
+    """
+    found = 0
+    for name in os.listdir("/dev/fd"):
+        try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            copy = os.dup(int(name))
+        except OSError:  # closed meanwhile; the listing's own descriptor
+            continue
+        with socket.socket(fileno=copy) as one, contextlib.suppress(OSError):
+            if one.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            accepts = bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+            if one.getsockname()[1] == port and accepts is listening:
+                found += 1
+                if close:  # of a listening one macOS says ENOTCONN: gRPC's shutdown closes it then
+                    one.shutdown(socket.SHUT_RDWR)
+    return found
 
 
 def _credentials(files: Certificate) -> Any:
