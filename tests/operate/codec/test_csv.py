@@ -64,6 +64,9 @@ def test_a_tensor_model_gets_a_matrix() -> None:
     query = decode("a,b\n1,2\n3,\n", signature)
     np.testing.assert_array_equal(query.tensors[""], [[1, 2], [3, math.nan]])
     assert decode("a,b\n", signature).tensors[""].shape == (0, 2)
+    for text in ("a\n", "a\n1\n"):
+        with pytest.raises(WrongInput, match="header: expected 2 columns, got 1"):
+            decode(text, signature)
     two = Signature(
         (Field("a", "tensor", True, "float64", (-1,)), Field("b", "tensor", True, "int64", (-1,)))
     )
@@ -83,6 +86,7 @@ def test_a_byte_order_mark_and_quoted_line_breaks_are_taken() -> None:
         ("", "an empty text"),
         ("\n\n", "an empty text"),
         ("a,a\n1,2\n", "one name twice"),
+        ("secret", "a: expected a column of this name, got none"),
         ("a,b\n1,2\n3\n", "row 1: expected 2 cells, got 1"),
         ("a,b\n1,secret\n", "b, row 0: expected a long, got another text"),
         ("a,b\n1,1_000\n", "b, row 0: expected a long"),

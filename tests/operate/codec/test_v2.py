@@ -479,7 +479,7 @@ def test_the_repositorys_index_has_the_one_model(body: bytes) -> None:
 def test_the_index_of_what_is_ready_may_be_empty() -> None:
     assert v2.index(b'{"ready": true}', model="m", version="3", ready=False) == []
     assert len(v2.index(b'{"ready": true}', model="m", version="3", ready=True)) == 1
-    for body in (b"[]", b'{"ready": 1}', b"{", b'{"secret": 1}'):
+    for body in (b"[]", b'{"ready": 1}', b'{"ready": null}', b"{", b'{"secret": 1}'):
         with pytest.raises(WrongInput):
             v2.index(body, model="m", version="3", ready=True)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from treadle.operate.codec.forms import require
 from treadle.operate.limits import Limits
 from treadle.operate.query import Query
 from treadle.operate.signature import Signature, Values, WrongInput
@@ -45,6 +46,12 @@ def decode(body: bytes, signature: Signature, limits: Limits) -> Query:
     for number, row in enumerate(rows):
         if len(row) != len(names):
             raise WrongInput(f"row {number}", f"{len(names)} cells", f"{len(row)}")
+    if not rows:
+        require(signature, names)
+    if len(signature.inputs) == 1 and signature.tensors:
+        shape = signature.inputs[0].shape or (-1,)
+        if len(shape) == 2 and shape[1] not in (-1, len(names)):
+            raise WrongInput("header", f"{shape[1]} columns", f"{len(names)}")
     kinds = {field.name: field.type for field in signature.inputs if not field.tensor}
     numbers = signature.tensors
     default = "double" if numbers else "text" if signature.inputs else "number"

@@ -9,7 +9,7 @@ A bare NaN in a model's columns is a missing value, also among texts: so pandas 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -34,6 +34,7 @@ class Forms:
         self._limits = limits
         fields = signature.inputs
         self._tensors = signature.tensors
+        self._signature = signature
         self._features = frozenset(signature.features)
         floats = [np.dtype(f.dtype or "float64").kind == "f" for f in fields if f.tensor]
         self._floats = bool(floats) and all(floats)
@@ -156,6 +157,8 @@ class Forms:
         data, columns = value["data"], value.get("columns")
         if not isinstance(data, list) or not set(map(type, data)) <= {list}:
             raise WrongInput(f"{where}.data", "a list of rows, each a list", "something else")
+        if not isinstance(value.get("index"), list | None):
+            raise WrongInput(f"{where}.index", "a list", _word(value["index"]))
         rows = self._count(where, data)
         widths = set(map(len, data))
         if columns is not None and not isinstance(columns, list):
@@ -194,6 +197,8 @@ class Forms:
 
     def _named(self, where: str, columns: list[str], data: list[list[Any]]) -> Query:
         if not data:
+            if columns:  # no records at all have no names either
+                require(self._signature, columns)
             return Query(0, columns={name: [] for name in columns})
         if self._tensors and not self._by_rows:
             turned = map(list, zip(*data, strict=True))
@@ -249,7 +254,11 @@ class Forms:
         lengths = set(map(len, columns.values()))
         if len(lengths) > 1:
             raise WrongInput("inputs", "lists of equal length", "different lengths")
-        rows: int = lengths.pop() if lengths else 0
+        if not lengths:
+            raise WrongInput("inputs", "a list or an object of lists", "an empty object")
+        rows: int = lengths.pop()
+        if not rows:
+            require(self._signature, columns)
         self._count("inputs", range(rows))
         return self._of_columns("inputs", rows, columns)
 
@@ -258,6 +267,13 @@ class Forms:
         if count > self._limits.max_rows:
             raise WrongInput(where, f"at most {self._limits.max_rows} rows", f"{count}")
         return count
+
+
+def require(signature: Signature, columns: Collection[str]) -> None:
+    """WrongInput where a column is missing, of a table without rows; of others the model says it."""
+    for field in signature.inputs:
+        if field.required and not field.tensor and field.name not in columns:
+            raise WrongInput(field.name, "a column of this name", "none")
 
 
 def _null_for_nan(body: bytes) -> bytes:

@@ -161,8 +161,9 @@ def _predicting(summary: str, forms: Mapping[str, Any], answer: str, tag: str) -
         "summary": summary, "tags": [tag], "operationId": _identity(summary),
         "parameters": [{
             "name": "X-Request-Id", "in": "header", "required": False,
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
-            "description": "comes back in the answer, and stands in the log of a failure",
+            "schema": {"type": "string"},
+            "description": "comes back in the answer, and stands in the log of a failure, if it is "
+            "1 to 128 of A-Z a-z 0-9 . _ : -; else one is made",
         }],
         "requestBody": {"required": True, "content": dict(forms)},
         "responses": {
@@ -283,7 +284,7 @@ def _schemas(
                 "outputs": {"type": "array", "items": {
                     "type": "object", "required": ["name", "datatype", "shape"],
                     "properties": {
-                        **described["properties"], "name": output_name,  # type: ignore[dict-item]
+                        **described["properties"],  # type: ignore[dict-item]
                         "parameters": {"type": "object"}, "data": {"type": "array"},
                     },
                 }},

@@ -98,7 +98,7 @@ def split(signature: Signature) -> Schema:
         columns = _exactly([{"const": f.name} for f in signature.inputs])
         columns["description"] = "in any order, and others beside them"
         data = rows_by_position(signature)
-    index = {"type": "array", "description": "is not looked at"}
+    index = {"type": ["array", "null"], "description": "is not looked at"}
     return {
         "type": "object", "required": ["columns", "data"], "additionalProperties": False,
         "properties": {"columns": columns, "index": index, "data": data},

@@ -121,7 +121,10 @@ class Inference:
         requested, wanted = _requested(outputs or [])
         return Request(
             Query(rows, tensors=tensors, params=params), document.id, requested, wanted,
-            _flag("parameters.binary_data_output", (parameters or {}).get("binary_data_output")),
+            _flag(
+                "parameters.binary_data_output",
+                (parameters or {}).get("binary_data_output", False),
+            ),
             deadline_s,
         )  # fmt: skip
 
@@ -279,8 +282,8 @@ def _object(where: str, value: Any) -> dict[str, Any] | None:
 
 
 def _flag(where: str, value: Any) -> bool:
-    if value is None or isinstance(value, bool):
-        return bool(value)
+    if isinstance(value, bool):
+        return value
     raise WrongInput(where, "true or false", "something else")
 
 
@@ -311,7 +314,7 @@ def _requested(items: Sequence[_Output]) -> tuple[tuple[str, ...] | None, dict[s
         _no_shared_memory(where, parameters)
         if parameters.get("classification"):
             raise WrongInput(f"{where}.parameters", "an output as it is", "classification")
-        if parameters.get("binary_data") is not None:
+        if "binary_data" in parameters:
             wanted[item.name] = _flag(f"{where}.parameters.binary_data", parameters["binary_data"])
     return (tuple(names) or None), wanted
 
@@ -412,14 +415,10 @@ def index(body: bytes, *, model: str, version: str, ready: bool) -> list[dict[st
     document = json.loads(body) if body.strip() else {}
     if not isinstance(document, dict) or document.keys() - {"ready", "repository_name"}:
         raise WrongInput("body", "an object with ready alone", "something else")
-    if _flag("ready", document.get("ready")) and not ready:
+    if _flag("ready", document.get("ready", False)) and not ready:
         return []
     state, reason = ("READY", "") if ready else ("UNAVAILABLE", "it is not ready yet")
     return [{"name": model, "version": version, "state": state, "reason": reason}]
-
-
-_NAMES = {kind: name for name, kind in binary.DTYPES.items()}
-_DTYPES = binary.DTYPES
 
 
 def decode(body: bytes) -> tuple[Query, str | None, tuple[str, ...] | None]:
