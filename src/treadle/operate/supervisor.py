@@ -70,6 +70,8 @@ class Generation:
     wanted: Wanted
     seats: list[Seat] = field(default_factory=list)
     compared: str | None = None
+    begun: bool = False
+    """Whether all of its workers have served: what was asked for is done."""
 
     def __post_init__(self) -> None:
         self.seats = [Seat() for _ in range(self.wanted.workers)]
@@ -207,6 +209,7 @@ class Supervisor:
         if numbers & {signal.SIGTERM, signal.SIGINT}:
             if self._stop_at is not None and signal.SIGINT in numbers:
                 self._stop_at = time.monotonic()  # a person who does not want to wait
+            self._source.say("asked to end")
             self._stop()
         elif signal.SIGHUP in numbers:
             self._read_wanted()
@@ -312,7 +315,8 @@ class Supervisor:
         if told.get("draining"):
             self._left(one)
         elif generation is None:
-            return  # it is drained or was killed
+            if told.get("serving") and self._stop_at is None:
+                one.signal(signal.SIGUSR2)  # asked to leave before it could hear that
         elif told.get("ready") and one.phase == "loading":
             one.told = Told(float(told.get("silence_s", Told.silence_s)),
                             float(told.get("call_s", Told.call_s)),
@@ -327,11 +331,10 @@ class Supervisor:
             one.enter("serving", within_s=0)
             release = generation.wanted.release
             self._source.say(f"release {release} (instance {one.instance}) serves")
-            if all(w.phase == "serving" for w in generation.workers):
-                self._served = True
-                if self._answered != generation.wanted.id:
-                    self._answered, self._error, self._hint = generation.wanted.id, None, None
-            if self._answered == generation.wanted.id:
+            if not generation.begun and all(w.phase == "serving" for w in generation.workers):
+                self._served = generation.begun = True
+                self._answered, self._error, self._hint = generation.wanted.id, None, None
+            if generation.begun:
                 self._publish()
         elif told.get("error") and one.phase == "loading":
             seat = generation.seat_of(one)
@@ -362,7 +365,7 @@ class Supervisor:
         old, self._current, self._next = self._current, generation, None
         if old is not None:
             for one in old.workers:
-                if one.phase == "serving":
+                if one.accepting:
                     one.enter("draining", within_s=old.wanted.linger_s + DRAIN_GRACE_S)
                     one.signal(signal.SIGUSR2)
                     self._leaving.append(one)

@@ -50,6 +50,8 @@ class Worker:
     began: float = field(default_factory=time.monotonic)
     """The phase."""
     told: Told = field(default_factory=Told)
+    accepting: bool = False
+    """Whether it was told to; it says `serving` when it does."""
     why: str = ""
     """Why it was killed, if it was."""
     _rest: bytes = b""
@@ -66,6 +68,7 @@ class Worker:
 
     def begin_to_accept(self) -> None:
         """Until now it holds the port without accepting."""
+        self.accepting = True
         with contextlib.suppress(OSError):  # it died: the supervisor sees that soon
             os.write(self.lifeline, b"g")
 
