@@ -309,3 +309,21 @@ def test_an_error_has_mlflows_shape_and_no_stack_trace() -> None:
         "error_code": "BAD_REQUEST",
         "message": "ü",
     }
+
+
+def test_equal_columns_are_one_tuple_and_two_threads_never_mix_them() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    codec = scoring(Signature((Field("a", "double"), Field("b", "double"))))
+
+    def body(names: list[str]) -> bytes:
+        return json.dumps({"dataframe_split": {"columns": names, "data": [[1, 2]]}}).encode()
+
+    assert codec.decode(body(["a", "b"]), JSON).names is codec.decode(body(["a", "b"]), JSON).names
+
+    def run(names: list[str]) -> bool:
+        text = body(names)
+        return all(codec.decode(text, JSON).names == tuple(names) for _ in range(3000))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(run, [["a", "b"], ["b", "a"]] * 2))

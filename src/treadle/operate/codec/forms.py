@@ -46,8 +46,7 @@ class Forms:
         self._flat = flat
         """Whether a container in a body is a row, and no cell is one."""
         self._decoder = _decoder(_NUMBER if self._numbers else _SCALAR, names) if flat else None
-        self._columns: list[str] = []
-        self._names: tuple[str, ...] | None = None
+        self._last: tuple[list[str], tuple[str, ...]] = ([], ())
 
     def quick(self, body: bytes) -> Query | None:
         """The query of a usual body; None: ask `general`."""
@@ -104,12 +103,14 @@ class Forms:
 
     def _known(self, columns: list[str]) -> tuple[str, ...] | None:
         """The columns as the tuple of the query before, where they are the same; None: doubled."""
-        if columns == self._columns:
-            return self._names
+        known, names = self._last
+        if columns == known:
+            return names
         if len(set(columns)) != len(columns):
             return None
-        self._columns, self._names = columns, tuple(columns)
-        return self._names
+        names = tuple(columns)
+        self._last = (columns, names)  # at once: large bodies are decoded on another thread
+        return names
 
     def _check_containers(self, body: bytes) -> None:
         """Refuse too many rows before memory is taken for each: a row is an array or an object."""
