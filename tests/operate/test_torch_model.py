@@ -50,6 +50,18 @@ def test_arrays_that_are_not_ours_to_write_or_in_another_order_are_copied(tmp_pa
 
 
 @needs_torch
+def test_named_columns_become_a_matrix_in_order_and_absent_ones_are_missing(tmp_path: Path) -> None:
+    _, call = torch_model.load(folder(tmp_path), CONF, "predict", False, ("a", "b"))
+    columns = {"b": np.array([2, 4]), "a": np.array([True, None], dtype=object)}
+    for data in (columns, pd.DataFrame(columns)):
+        answer = call(data, {})[:, 0]
+        assert answer[0] == 0.0
+        assert np.isnan(answer[1])
+    assert np.isnan(call({"a": np.array([1.0])}, {})).all()
+    assert np.isnan(call(pd.DataFrame({"a": [1.0]}), {})).all()
+
+
+@needs_torch
 def test_neither_mlflow_nor_pandas_nor_pyarrow_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np; from pathlib import Path; from treadle.operate import torch_model\n"

@@ -58,7 +58,7 @@ def replaced(folder: Path, signature: Signature, original: Original) -> Engine |
         return None
     answers = _Answers(form, signature, original)
     _log.info("the model's compiled form (%s) answers", told["form"])
-    return Engine(form, answers, common_type(signature) and _MATRIX)
+    return Engine(form, answers, common_type(signature) and _MATRIX, columns=True)
 
 
 def _form(folder: Path, told: Mapping[str, Any], width: int) -> forms.Form:
@@ -83,8 +83,8 @@ class _Answers:
     def __init__(self, form: forms.Form, signature: Signature, original: Original) -> None:
         self._form = form
         self._fields = signature.inputs
-        # A frame where a matrix would have done is one that would lose digits as a matrix.
-        self._frames = common_type(signature) is None
+        # Columns where a matrix would have done are ones that would lose digits as a matrix.
+        self._numbers = common_type(signature) is not None
         self._load = original
         self._original: Engine | None = None
 
@@ -92,13 +92,13 @@ class _Answers:
         if isinstance(data, np.ndarray):
             answer = self._form(data)
             return self._by_original(data, params) if answer is None else answer
-        if self._frames and hasattr(data, "to_numpy"):
-            names = [field.name for field in self._fields]
-            if list(data.columns) == names:
-                answer = self._form(data.to_numpy(dtype=np.float64, na_value=np.nan))
-                if answer is not None:
-                    return answer
-        return self._engine().call(data, params)
+        names = [field.name for field in self._fields]
+        if not self._numbers and data.keys() == set(names):
+            matrix = np.column_stack([np.asarray(data[name], dtype=np.float64) for name in names])
+            answer = self._form(matrix)
+            if answer is not None:
+                return answer
+        return self._named(data, params)
 
     def _engine(self) -> Engine:
         if self._original is None:
@@ -114,11 +114,15 @@ class _Answers:
             field.name: _column(matrix[:, number], field.type)
             for number, field in enumerate(self._fields)
         }
+        return self._named(columns, params)
+
+    def _named(self, columns: Mapping[str, Any], params: Mapping[str, Any]) -> Any:
+        engine = self._engine()
         if engine.columns:
             return engine.call(columns, params)
         import pandas as pd
 
-        return engine.call(pd.DataFrame(columns), params)
+        return engine.call(pd.DataFrame(dict(columns)), params)
 
 
 def _column(values: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:

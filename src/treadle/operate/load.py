@@ -105,11 +105,12 @@ def _load(place: str, *arguments: Any) -> Engine:
 def load_torch(
     folder: Path, conf: Mapping[str, Any], function: str, trust_pickle: bool, signature: Signature
 ) -> Engine:
-    """A PyTorch model, which takes a frame's numbers as one matrix anyway."""
+    """A PyTorch model, which takes the columns' numbers as one matrix anyway."""
     from treadle.operate import torch_model
 
-    module, call = torch_model.load(folder, conf, function, trust_pickle)
-    return Engine(module, call, common_type(signature))
+    names = () if signature.tensors else signature.features
+    module, call = torch_model.load(folder, conf, function, trust_pickle, names)
+    return Engine(module, call, common_type(signature), columns=bool(names))
 
 
 def load_pyfunc(folder: Path, conf: Mapping[str, Any], trust_pickle: bool) -> Engine:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,17 @@ PICKLED = "model.pth"
 Loaded = tuple[Any, Callable[[Any, Mapping[str, Any]], Any]]
 
 
-def load(folder: Path, conf: Mapping[str, Any], function: str, trust_pickle: bool) -> Loaded:
+def load(
+    folder: Path,
+    conf: Mapping[str, Any],
+    function: str,
+    trust_pickle: bool,
+    names: Sequence[str] = (),
+) -> Loaded:
     """The module and its predict: data and params → an array of [rows] or [rows, k].
+
+    Data are a matrix, or the columns `names` as a dict of arrays or as a frame (one that is absent is
+    missing in every row); without names, one tensor.
 
     Raises Refused for what could run code when loaded, without `trust_pickle`; MissingExtra where
     torch is absent; UsageError where the directory holds no model of PyTorch.
@@ -45,7 +54,7 @@ def load(folder: Path, conf: Mapping[str, Any], function: str, trust_pickle: boo
         module, dtype = _pickled(data, trust_pickle), "float32"
     else:
         raise UsageError(f"{data.name}/ of the model holds neither {EXPORTED} nor {PICKLED}")
-    return module, _caller(module, np.dtype(dtype))
+    return module, _caller(module, np.dtype(dtype), names)
 
 
 def _exported(source: bytes, trust_pickle: bool) -> tuple[Any, str]:
@@ -88,14 +97,16 @@ def _torch() -> Any:
         raise MissingExtra("torch", "torch", "a PyTorch model") from None
 
 
-def _caller(module: Any, dtype: np.dtype[Any]) -> Callable[[Any, Mapping[str, Any]], Any]:
+def _caller(
+    module: Any, dtype: np.dtype[Any], names: Sequence[str]
+) -> Callable[[Any, Mapping[str, Any]], Any]:
     torch = _torch()
     # The module's __call__ would check the shape once more, at twice the cost of a small model.
     forward = module.forward
 
     def call(data: Any, _params: Mapping[str, Any]) -> Any:
         with torch.inference_mode():
-            answer = forward(torch.from_numpy(_matrix(data, dtype)))
+            answer = forward(torch.from_numpy(_matrix(data, dtype, names)))
         if not isinstance(answer, torch.Tensor):
             raise TreadleError(f"forward gave a {type(answer).__name__}, and not one tensor")
         return answer.numpy()
@@ -103,11 +114,22 @@ def _caller(module: Any, dtype: np.dtype[Any]) -> Callable[[Any, Mapping[str, An
     return call
 
 
-def _matrix(data: Any, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+def _matrix(data: Any, dtype: np.dtype[Any], names: Sequence[str]) -> np.ndarray[Any, Any]:
     """Rows of one type that torch may read: contiguous and our own to write."""
     if isinstance(data, Mapping):
-        data = next(iter(data.values()))
-    array = data.to_numpy(dtype=dtype) if hasattr(data, "to_numpy") else np.asarray(data)
+        first = next(iter(data.values()))
+        if names:
+            matrix = np.full((len(first), len(names)), np.nan, dtype=dtype)
+            for number, name in enumerate(names):
+                if name in data:
+                    matrix[:, number] = data[name]
+            return matrix
+        data = first
+    elif hasattr(data, "to_numpy"):
+        if names and list(data.columns) != list(names):
+            data = data.reindex(columns=list(names))
+        data = data.to_numpy(dtype=dtype, na_value=np.nan)
+    array = np.asarray(data)
     if array.dtype != dtype and array.dtype.kind in "biuf":
         array = array.astype(dtype)
     return np.require(array, requirements=["C", "W"])
