@@ -97,7 +97,7 @@ class Forms:
         if rows == 0 or rows > self._limits.max_rows or columns is UNSET:
             return None
         names = self._known(columns)
-        if names is None or set(map(len, cells)) != {len(names)}:
+        if not names or set(map(len, cells)) != {len(names)}:
             return None
         return Query(rows, cells=cells, names=names, numbers=self._numbers)
 
