@@ -214,7 +214,7 @@ def test_optional_columns_may_be_absent_and_then_no_matrix_is_made() -> None:
     assembler = Assembler(told, engine.common_type(told))
     full = assembler.admit(Query(1, cells=[[1.0, 2.0]]))
     part = assembler.admit(Query(1, cells=[[1.0]], names=("c0",)))
-    assert full.key != part.key and part.key != assembler.admit(Query(1, columns={"c0": [1]})).key
+    assert full.key != part.key == assembler.admit(Query(1, columns={"c0": [1]})).key
     assert list(assembler.assemble([part]).data.columns) == ["c0"]
     assert assembler.assemble([full]).data.shape == (1, 2)
 
@@ -229,3 +229,35 @@ def test_memory_of_a_client_that_always_says_something_new_is_bounded() -> None:
         assembler.admit(Query(1, cells=[[1.0, kind()]]))
     assert len(assembler._layouts) <= 256
     assert all(len(layout.seen._known) <= 1024 for layout in assembler._layouts.values())
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_a_tensor_by_position_is_what_its_columns_would_be(data: st.DataObject) -> None:
+    kinds = data.draw(st.lists(st.sampled_from(KINDS), min_size=2, max_size=4))
+    dtype = data.draw(st.sampled_from(["float64", "float32", "int64", "int32", "uint64"]))
+    told = np.dtype(dtype)
+    number: st.SearchStrategy[Any] = (
+        st.one_of(st.floats(width=8 * told.itemsize), st.integers(-9, 9).map(float))
+        if told.kind == "f"
+        else st.one_of(
+            st.integers(int(np.iinfo(told).min), int(np.iinfo(told).max)), st.integers(0, 9)
+        )
+    )
+    row = st.lists(number, min_size=len(kinds), max_size=len(kinds))
+    tensor = np.array(data.draw(st.lists(row, min_size=1, max_size=3)), dtype=told)
+    quick, _ = both(kinds)
+    try:
+        columns = [convert(f"c{i}", kind, tensor[:, i]) for i, kind in enumerate(kinds)]
+    except WrongInput as error:
+        with pytest.raises(WrongInput) as caught:
+            quick.assemble([quick.admit(Query(len(tensor), tensors={"": tensor}))])
+        assert caught.value.message == error.message
+        return
+    made = quick.assemble([quick.admit(Query(len(tensor), tensors={"": tensor}))]).data
+    if isinstance(made, pd.DataFrame):
+        assert (np.abs(tensor.astype(float)) >= 2**53).any()
+        made = np.column_stack([made[f"c{i}"] for i in range(len(kinds))])
+    wanted = np.result_type(*(column.dtype for column in columns))
+    assert made.dtype == wanted and not np.shares_memory(made, tensor)
+    np.testing.assert_array_equal(made, np.column_stack([c.astype(wanted) for c in columns]))

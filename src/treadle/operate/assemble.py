@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 _NONE = type(None)
+_PLAIN_NUMBERS = {int, float, _NONE}
 _LAYOUTS = 256
 """Tuples of names that are remembered; a client that sends ever new ones only costs itself time."""
 _ROWS = 1024
 """Tuples of types that are remembered for each layout."""
+_FEW = 16
+"""Columns of so few rows are put together as rows, with those of other queries."""
 _EMPTY = ("no rows",)
-_PLACES = ("rows of numbers by place",)
 _MATRIX = ("matrix", ())
 _MATRIX_MISSING = ("matrix", (0,))
 """Keys of queries that become a matrix; the second where whole numbers lack some."""
@@ -181,6 +183,12 @@ class Layout:
                 return self.key
         if len(cells) == 1:
             return self.seen.row(cells[0], 0)
+        if (
+            self.seen.any_number
+            and set(map(type, chain.from_iterable(cells))) <= _PLAIN_NUMBERS
+            and set(map(len, cells)) == {width}
+        ):
+            return self.key
         keys = {self.seen.row(row, number) for number, row in enumerate(cells)}
         if len(keys) == 1:
             return keys.pop()
@@ -265,6 +273,9 @@ class Assembler:
         self._kinds = {field.name: field.type for field in signature.inputs}
         self._whole = _Whole.of(signature) if self._matrix is not None else None
         self._places = _places(signature)
+        self._places_key: Hashable = ("matrix by places",)
+        # What comes as an array of its own type stays one in a column of anything.
+        self._by_rows = "any" not in self._kinds.values()
         self._layouts: dict[tuple[str, ...] | None, Layout] = {}
         self._last: tuple[tuple[str, ...] | None, Layout] | None = None
 
@@ -276,6 +287,14 @@ class Assembler:
         if not query.rows:
             return Admitted(query, 0, _EMPTY, params)
         layout: Layout | None = None
+        if query.cells is None and self._named:
+            matrix = self._given_matrix(query)
+            if matrix is not None:
+                key: Hashable = (_MATRIX, signatures.params_key(params)) if params else _MATRIX
+                return Admitted(query, query.rows, key, params, None, {"": matrix})
+            query = _by_columns(query, self._signature)
+            if query.rows <= _FEW and self._by_rows:
+                query = _as_rows(query) or query
         if query.cells is not None and self._named:
             last = self._last
             if last is not None and last[0] is query.names:
@@ -285,19 +304,20 @@ class Assembler:
             key = layout.admit(query)
         elif not self._named:
             places = self._places
-            if places is not None and query.numbers and len(query.cells[0]) == places[1]:  # type: ignore[index]
-                return Admitted(
-                    query,
-                    query.rows,
-                    (_PLACES, signatures.params_key(params)) if params else _PLACES,
-                    params,
-                )
-            data, key = self._unnamed(query)
+            cells = query.cells
+            if (
+                places is not None
+                and query.numbers
+                and cells is not None
+                and set(map(len, cells)) == {places[1]}
+            ):
+                data, key = None, self._places_key
+            else:
+                data, key = self._unnamed(query)
             if params:
                 key = (key, signatures.params_key(params))
             return Admitted(query, query.rows, key, params, None, data)
         else:
-            query = _by_columns(query, self._signature)
             key = self._columns_key(query)
         if params:
             key = (key, signatures.params_key(params))
@@ -319,6 +339,8 @@ class Assembler:
         """Tensors, or columns of a model without a signature, and their key."""
         if self._signature.tensors:
             tensors = _tensors(query, self._signature)
+            if self._places is not None:
+                return tensors, self._places_key
             shapes = tuple([(name, array.shape[1:]) for name, array in tensors.items()])
             return tensors, ("tensors", shapes)
         columns = _by_columns(query, self._signature).columns or {}
@@ -330,17 +352,8 @@ class Assembler:
         return columns, ("columns", tuple(kinds))
 
     def _as_it_came(self, admitted: Sequence[Admitted]) -> Any:
-        places = self._places
-        if places is not None and admitted[0].data is None:
-            cells: list[Sequence[Any]] = []
-            for one in admitted:
-                cells += one.query.cells or ()
-            matrix = _numbers(cells, *places)
-            if matrix is not None:
-                return matrix
-            if len(admitted) > 1:
-                raise WrongInput("rows", "numbers that go into one matrix", "other rows")
-            return next(iter(_tensors(admitted[0].query, self._signature).values()))
+        if self._places is not None:
+            return self._by_places(admitted, self._places)
         parts = [one.data or {} for one in admitted]
         made = parts[0]
         if len(parts) > 1:
@@ -348,6 +361,30 @@ class Assembler:
         if not self._signature.tensors:
             return made if self._columns else _frame(made)
         return next(iter(made.values())) if len(self._signature.inputs) == 1 else made
+
+    def _by_places(self, admitted: Sequence[Admitted], places: tuple[np.dtype[Any], int]) -> Array:
+        """One matrix of floats: rows of numbers wait as they came and become one together."""
+        if any(one.data is not None for one in admitted):
+            parts = [self._by_places([one], places) if one.data is None
+                     else next(iter(one.data.values())) for one in admitted]  # fmt: skip
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        matrix = _numbers(list(chain.from_iterable(map(_picked, admitted))), *places)
+        if matrix is not None:
+            return matrix
+        if len(admitted) > 1:
+            raise WrongInput("rows", "numbers that go into one matrix", "other rows")
+        return next(iter(_tensors(admitted[0].query, self._signature).values()))
+
+    def _given_matrix(self, query: Query) -> Array | None:
+        """The one tensor of a query, where it is a matrix of numbers for all columns by position."""
+        matrix = self._matrix
+        if query.tensors is None or len(query.tensors) != 1 or matrix is None or matrix.kind != "f":
+            return None
+        ((name, tensor),) = query.tensors.items()
+        wide = tensor.ndim == 2 and tensor.shape == (query.rows, len(self._kinds))
+        if name in self._kinds or not wide or tensor.dtype.kind not in "iuf":
+            return None
+        return tensor
 
     def _layout(self, names: tuple[str, ...] | None) -> Layout:
         layout = self._layouts.get(names)
@@ -404,11 +441,19 @@ class Assembler:
     def _as_parts(
         self, admitted: Sequence[Admitted], dtype: np.dtype[Any], missing: bool
     ) -> Array | None:
-        """The same where some queries came as columns."""
+        """The same where some queries came as columns or as a matrix."""
+        first = admitted[0].data
+        if first is not None and all(
+            one.data is not None and one.data[""].dtype == first[""].dtype for one in admitted
+        ):
+            given = [one.data[""] for one in admitted if one.data is not None]
+            return self._from_matrix(given[0] if len(given) == 1 else np.concatenate(given), dtype)
         parts = []
         for one in admitted:
             if one.layout is not None:
                 part = self._as_matrix([one], missing)
+            elif one.data is not None:
+                part = self._from_matrix(one.data[""], dtype)
             else:
                 part = _side_by_side(self._converted([one]), one.rows, dtype)
             if part is None:
@@ -416,17 +461,23 @@ class Assembler:
             parts.append(part)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def _from_matrix(self, given: Array, dtype: np.dtype[Any]) -> Array | None:
+        if given.dtype.kind != "f" and ((given > _EXACT) | (given < -_EXACT)).any():
+            return None
+        with np.errstate(over="ignore"):
+            made = given.astype(dtype)  # a copy: it is ours to round, and never the client's
+        assert self._whole is not None
+        return made if self._whole.fits(made) else None
+
     def _converted(self, admitted: Sequence[Admitted]) -> dict[str, Any]:
         """The signature's columns of all queries. They were all given as rows, or none."""
         layout = admitted[0].layout
         if layout is None:
-            given = admitted[0].query.columns or {}
+            parts = [_by_columns(one.query, self._signature).columns or {} for one in admitted]
             return {
-                field.name: self._joined(
-                    field, [(one.query.columns or {})[field.name] for one in admitted]
-                )
+                field.name: self._joined(field, [part[field.name] for part in parts])
                 for field in self._signature.inputs
-                if field.name in given
+                if field.name in parts[0]
             }
         convert = signatures.convert_plain if self._columns else signatures.convert
         turned = list(zip(*chain.from_iterable(map(_picked, admitted)), strict=True))
@@ -576,6 +627,22 @@ def _turned(query: Query, names: Sequence[str]) -> dict[str, Values]:
     elif len(names) != width:
         raise WrongInput("row 0", f"{len(names)} cells", f"{width}")
     return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def _as_rows(query: Query) -> Query | None:
+    """The same query in the form of rows; None where an array holds more than plain values."""
+    columns: list[Sequence[Any]] = []
+    for values in (query.columns or {}).values():
+        if len(values) != query.rows:
+            return None
+        if not isinstance(values, np.ndarray):
+            columns.append(values)
+        elif values.ndim == 1 and values.dtype.kind in "biufUT":
+            columns.append(values.tolist())
+        else:
+            return None
+    cells = list(zip(*columns, strict=True))
+    return Query(query.rows, cells=cells, names=tuple(query.columns or ()), params=query.params)
 
 
 def _named(query: Query, names: list[str]) -> dict[str, Values]:

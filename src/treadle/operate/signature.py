@@ -395,7 +395,8 @@ def _convert_array(name: str, kind: str, values: np.ndarray[Any, Any]) -> Any:
     """A typed array (a tensor of the Open Inference protocol, a frame's column)."""
     code = values.dtype.kind
     if kind in _FLOATS and code in "iuf":
-        return values.astype(_FLOATS[kind], copy=False)
+        with np.errstate(over="ignore"):
+            return values.astype(_FLOATS[kind], copy=False)
     if kind in _INTEGERS and code == "i":
         return _in_range(name, kind, values)
     if kind in _INTEGERS and code in "uf":
