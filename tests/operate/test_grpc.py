@@ -30,6 +30,8 @@ from treadle.operate.limits import Limits
 from treadle.operate.plane import Identity, Plane
 
 OPTIONS = [("grpc.enable_retries", 0)]
+ALONE = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
+"""Its own pool of connections: else a channel shares those of the others to its address."""
 
 
 class Asker:
@@ -332,7 +334,7 @@ def test_a_drain_finishes_what_is_in_flight_and_accepts_nothing_more(
         await gate.wait()
         drained = asyncio.ensure_future(server.drain(30))
         await asyncio.sleep(0.2)
-        async with aio.insecure_channel(f"127.0.0.1:{server.port}", options=OPTIONS) as late:
+        async with aio.insecure_channel(f"127.0.0.1:{server.port}", options=ALONE) as late:
             assert (await status(Asker(late).infer([1, 2])))[0] == "UNAVAILABLE"
         await asyncio.sleep(1.5)
         assert not drained.done()  # its connection is old enough, but has a call
@@ -451,9 +453,7 @@ def test_tls_takes_a_new_certificate_when_its_files_change(plane: Plane, tmp_pat
             os.utime(path, (later, later))
         trusted = grpc.ssl_channel_credentials(files.chain.read_bytes())
         address = f"localhost:{server.port}"
-        # Its own pool of connections: else the channel would share the first one's.
-        alone = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
-        async with aio.secure_channel(address, trusted, options=alone) as channel:
+        async with aio.secure_channel(address, trusted, options=ALONE) as channel:
             assert (await Asker(channel)("ServerLive")).live
 
     session(plane, work, certificate=files, credentials=grpc.ssl_channel_credentials(first))
