@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import secrets
 import signal
@@ -27,6 +28,7 @@ from treadle.operate.query import Outputs
 if TYPE_CHECKING:
     from treadle.operate import grpc
 
+_log = logging.getLogger("treadle.server")
 GRACE_S = 30.0
 """What is in flight when a worker drains gets so long; the supervisor waits a little longer."""
 
@@ -90,7 +92,13 @@ class Serving:
     def example(self) -> dict[str, Any] | None:
         """The input example and the answer to it, for the version after this one."""
         body = model.input_example(self._plane.model.folder)
-        return None if body is None else warmup.pack(body, self._answer(body))
+        if body is None or self._options.given.fd is None:
+            return None  # nothing to show, or nobody comes after it
+        try:
+            return warmup.pack(body, _listed(Outputs(self._plane.examples)))
+        except Exception:  # values of a kind that JSON does not know
+            _log.info("the answer to the input example is not kept", exc_info=True)
+            return None
 
     def compared(self, descriptor: int | None) -> str | None:
         """How this version answers the example of the one before."""
@@ -101,7 +109,7 @@ class Serving:
         scoring = mlflow.Scoring(self._plane.model.signature, self._options.limits)
         loaded = self._plane.model
         outputs = Outputs(loaded.answer(loaded.prepare(scoring.decode(body, "application/json"))))
-        return {name: outputs.values(name) for name in outputs.arrays}
+        return _listed(outputs)
 
     # ---- serving ----
 
@@ -151,3 +159,7 @@ class Serving:
     def _flush(self) -> None:
         if self._plane.capture is not None:
             self._plane.capture.flush(timeout_s=0)
+
+
+def _listed(outputs: Outputs) -> dict[str, list[Any]]:
+    return {name: outputs.values(name) for name in outputs.arrays}
