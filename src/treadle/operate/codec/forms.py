@@ -164,7 +164,9 @@ class Forms:
         widths = set(map(len, data))
         if columns is not None and not isinstance(columns, list):
             raise WrongInput(f"{where}.columns", "a list of texts", _word(columns))
-        if columns is None or columns == list(range(len(columns))):  # pandas' own: no names
+        if columns is None or (
+            columns and columns == list(range(len(columns)))
+        ):  # pandas' own: no names
             if rows and len(widths) != 1:
                 self._ragged(f"{where}.data", data, len(data[0]))
             return self._by_position(f"{where}.data", data)
