@@ -92,7 +92,7 @@ def session(plane: Plane, work: Session, *, credentials: Any = None, **more: Any
             async with opened as channel:
                 await work(Asker(channel), server)
         finally:
-            await server.drain(1)
+            await server.drain(0.1)
             plane.close()
 
     uvloop.run(asyncio.wait_for(run(), 60))

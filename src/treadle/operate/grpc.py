@@ -328,9 +328,10 @@ def _reserve(host: str, port: int) -> socket.socket:
 
 
 def _sockets(port: int, *, listening: bool, close: bool = False) -> int:
-    """How many TCP sockets of this process are on the port; `close`: the kernel is told to shut them.
+    """How many listening or connected TCP sockets of this process are on the port.
 
-    gRPC tells of none of its own, so they are looked for among the process's descriptors.
+    `close`: the kernel is told to shut them. gRPC tells of none of its own, so they are looked for among
+    the process's descriptors.
     """
     found = 0
     for name in os.listdir("/dev/fd"):
@@ -345,6 +346,8 @@ def _sockets(port: int, *, listening: bool, close: bool = False) -> int:
                 continue
             accepts = bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
             if one.getsockname()[1] == port and accepts is listening:
+                if not listening:
+                    one.getpeername()  # else it was the listening one: OSError
                 found += 1
                 if close:  # of a listening one macOS says ENOTCONN: gRPC's shutdown closes it then
                     one.shutdown(socket.SHUT_RDWR)
