@@ -39,7 +39,7 @@ soak: $(VENV)/installed  ## long versions of the crash tests
 
 lock:  ## resolve again, for every platform, with hashes and without host names
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile pyproject.toml --group dev --extra mlflow --extra sklearn --extra xgboost --extra lightgbm --extra onnx --extra duckdb --extra postgres \
+	@$(BIN)/uv pip compile pyproject.toml --group dev --extra mlflow --extra sklearn --extra xgboost --extra lightgbm --extra onnx --extra compile --extra grpc --extra duckdb --extra postgres \
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean:

@@ -68,7 +68,7 @@ def leaves() -> list[tuple[str, ...]]:
         assert command is not None
         if isinstance(command, click.Group):
             found += [(name, inner) for inner in command.commands]
-        else:
+        elif name != "serve":  # its options are the server's, which is another program
             found.append((name,))
     return found
 

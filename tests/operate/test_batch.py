@@ -203,3 +203,18 @@ def test_what_is_too_late_is_said_while_the_model_still_works() -> None:
         assert [w.values for call in model.calls for w in call] == [(1,)]
 
     run(body)
+
+
+def test_who_cannot_take_an_answer_keeps_none_from_its_neighbours() -> None:
+    async def body() -> None:
+        batcher = Batcher(Model(), Limits())
+
+        def broken(_job: Job[Work, list[int]]) -> None:
+            raise RuntimeError("the connection is gone")
+
+        batcher.submit(Work((1,)), broken)
+        assert await ask(batcher, Work((2,)), Work((3,))) == [[4], [6]]
+        assert await ask(batcher, Work((4,))) == [[8]]
+        batcher.close()
+
+    run(body)

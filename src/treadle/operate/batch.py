@@ -12,6 +12,7 @@ can read, answer and say that it lives. What is expected is measured as calls ar
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 import time
@@ -23,6 +24,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from treadle.base.errors import TreadleError
 from treadle.operate.limits import Limits
 
+_log = logging.getLogger("treadle.batch")
 INLINE_S = 0.002
 """A call expected to be shorter runs on the loop's thread."""
 TURNS = 4
@@ -277,8 +279,7 @@ class Batcher(Generic[W, R]):
             loop.call_soon(self._dispatch)
         for job in jobs:
             if not job.gone:
-                job.gone = True
-                job.done(job)
+                _tell(job)
 
     def _learn(self, jobs: list[Job[W, R]], took_s: float) -> None:
         rows = sum(job.work.rows for job in jobs)
@@ -302,10 +303,9 @@ class Batcher(Generic[W, R]):
         now = perf_counter()
         for job in (*self._waiting, *self._running):
             if not job.gone and now > job.deadline:
-                job.gone = True
                 self._watch.shed("deadline")
                 job.value, job.error = None, TooLate("the answer was not there in time")
-                job.done(job)
+                _tell(job)
         loop.call_later(TICK_S, self._tick)
 
     # ---- the model's thread ----
@@ -344,6 +344,15 @@ class Batcher(Generic[W, R]):
         self._finish(
             [job for jobs, _ in found for job in jobs], took_s if len(found) == 1 else None
         )
+
+
+def _tell(job: Job[W, R]) -> None:
+    """Give a job its answer, once; what its taker makes of it is no concern of its neighbours."""
+    job.gone = True
+    try:
+        job.done(job)
+    except Exception:
+        _log.exception("an answer could not be taken")
 
 
 def _share(jobs: list[Job[W, R]], value: R) -> None:

@@ -46,7 +46,8 @@ _CODES = {400: "BAD_REQUEST", 401: "UNAUTHENTICATED", 404: "RESOURCE_DOES_NOT_EX
 
 Encode = Callable[[Answer], tuple[bytes, bytes, bytes]]
 """An answer → body, content type, further header lines."""
-Decode = Callable[[], tuple[Query, Encode]]
+Decode = Callable[[], tuple[Query, Encode, float | None]]
+"""→ the query, how its answer is written, and the client's own deadline in seconds, if any."""
 Handler = Callable[[Head, bytes, Respond], Ticket | None]
 Look = Callable[[Head], Reply]
 
@@ -155,9 +156,9 @@ class Predictor:
     def _invocations(self, head: Head, body: bytes, respond: Respond) -> Ticket | None:
         kind = head.headers.get(b"content-type")
 
-        def decode() -> tuple[Query, Encode]:
+        def decode() -> tuple[Query, Encode, None]:
             text = kind.decode("latin-1") if kind is not None else None
-            return self._scoring.decode(body, text), self._scored
+            return self._scoring.decode(body, text), self._scored, None
 
         return self._ask("/invocations", head, body, decode, respond)
 
@@ -165,7 +166,7 @@ class Predictor:
         return self._scoring.encode(answer), _JSON, b""
 
     def _infer(self, head: Head, body: bytes, respond: Respond) -> Ticket | None:
-        def decode() -> tuple[Query, Encode]:
+        def decode() -> tuple[Query, Encode, float | None]:
             length = head.headers.get(b"inference-header-content-length")
             if length is not None and not (length.isdigit() and len(length) < 12):
                 raise WrongInput("Inference-Header-Content-Length", "a number", "something else")
@@ -178,7 +179,7 @@ class Predictor:
                     return encoded, _JSON, b""
                 return encoded, _BINARY, b"inference-header-content-length: %d\r\n" % header
 
-            return request.query, encode
+            return request.query, encode, request.deadline_s
 
         return self._ask("/v2/models/{model}/infer", head, body, decode, respond)
 
@@ -188,7 +189,7 @@ class Predictor:
 
         return self._ask(
             "/v1/models/{model}:predict", head, body,
-            lambda: (self._predict.decode(body), encode), respond,
+            lambda: (self._predict.decode(body), encode, None), respond,
         )  # fmt: skip
 
     def _ask(
@@ -199,20 +200,28 @@ class Predictor:
         self._count = count = (self._count + 1) % TIMED
         begun = 0.0 if count else perf_counter()
         try:
-            query, encode = decode()
+            query, encode, limit_s = decode()
         except Exception as error:
             respond(self._failed(error, route, head))
             return None
         if not count:
             self.metrics.parse(perf_counter() - begun)
-        return self._submit(route, head, query, encode, respond)
+        return self._submit(route, head, query, encode, limit_s, respond)
 
     def _submit(
-        self, route: str, head: Head, query: Query, encode: Encode, respond: Respond
+        self,
+        route: str,
+        head: Head,
+        query: Query,
+        encode: Encode,
+        limit_s: float | None,
+        respond: Respond,
     ) -> Ticket | None:
+        if limit_s is not None:
+            limit_s = min(limit_s, self.plane.limits.deadline_s)
         try:
             done = _Waiting(self, route, head, encode, respond).answered
-            return self.plane.submit(query, done, None, _trace(head.headers))
+            return self.plane.submit(query, done, limit_s, _trace(head.headers))
         except Exception as error:
             respond(self._failed(error, route, head))
             return None
@@ -254,13 +263,13 @@ class Predictor:
         """The same, with the decoding on the codecs' thread."""
         ticket = _Later()
 
-        def decoded(found: tuple[Query, Encode] | Exception) -> None:
+        def decoded(found: tuple[Query, Encode, float | None] | Exception) -> None:
             if ticket.cancelled:
                 return
             if isinstance(found, Exception):
                 respond(self._failed(found, route, head))
                 return
-            ticket.behind = self._submit(route, head, found[0], found[1], respond)
+            ticket.behind = self._submit(route, head, *found, respond)
 
         self._apart(decode, decoded)
         return ticket
