@@ -7,6 +7,8 @@ import datetime as dt
 import logging
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -409,6 +411,20 @@ def test_servers_share_a_port_and_others_do_not(plane: Plane) -> None:
                 await served.Server(plane, "127.0.0.1", port).start()
 
     session(plane, work)
+
+
+@pytest.mark.parametrize("lacking", ["grpc", "google.protobuf"])
+def test_a_server_without_the_extra_says_what_to_install(folder: Path, lacking: str) -> None:
+    code = (
+        f"import sys; sys.modules[{lacking!r}] = None; from treadle.operate.__main__ import main;"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "serve", str(folder), "--port", "0", "--grpc-port", "8081"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode and "Traceback" not in done.stderr
+    assert "--grpc-port needs grpcio" in done.stderr and "treadle[grpc]" in done.stderr
 
 
 # ---- TLS -----------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.real_clients import models
-from tests.real_clients.conftest import Client, Served
+from tests.real_clients.conftest import HAS_GRPC, Client, Serve, Served
 from tests.real_clients.exchange import packed, unpacked
 
 pytestmark = pytest.mark.slow
@@ -139,6 +140,27 @@ def test_simultaneous_requests_get_their_own_answers(
     for answer, array in zip(told, arrays, strict=True):
         same(outputs(answer)["double"], array + array)
         assert outputs(answer)["total"].tolist() == [np.float32(2.25 * array[0, 0])] * len(array)
+
+
+@pytest.mark.parametrize("over", OVER)
+def test_two_workers_answer_on_one_port(
+    client: Client, serve: Serve, folders: dict[str, Path], over: str
+) -> None:
+    if over == "grpc" and not HAS_GRPC:
+        pytest.skip("the server has no gRPC here: pip install 'treadle[grpc]'")
+    served = serve(folders["linear"], "--workers", "2", grpc=over == "grpc")
+    arrays = [np.full((1, 3), n, dtype=np.float32) for n in range(200)]
+    step = {"do": "many", "inputs": [packed(a) for a in arrays], "how_many_at_once": 32}
+    told = ask(client, served, over, step)[0]
+    for answer, array in zip(told, arrays, strict=True):
+        same(outputs(answer)["double"], array + array)
+
+
+def test_nan_and_infinities_are_null_in_json(client: Client, linear: Served) -> None:
+    x = np.array([[np.nan, np.inf, -1.0]], dtype=np.float32)
+    step = {"do": "infer", "inputs": {"x": packed(x)}, "outputs": ["double"], "binary": False}
+    told = ask(client, linear, "http", step)[0]
+    np.testing.assert_array_equal(outputs(told)["double"], [[np.nan, np.nan, -2.0]])
 
 
 @pytest.mark.parametrize("over", OVER)

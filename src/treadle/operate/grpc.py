@@ -28,7 +28,6 @@ from treadle import __version__
 from treadle.base import clock
 from treadle.base.errors import MissingExtra, UsageError
 from treadle.operate.batch import Overloaded, TooLate
-from treadle.operate.codec import proto
 from treadle.operate.plane import ModelFailed, Plane
 from treadle.operate.query import Answer, Query
 from treadle.operate.signature import WrongInput
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 try:
     import grpc
     from grpc import aio
+
+    from treadle.operate.codec import proto
 except ImportError:
     raise MissingExtra("grpcio", "grpc", "--grpc-port") from None
 
