@@ -3,10 +3,11 @@
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
   $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$name && break; done)
 VENV := .venv
+TORCH ?= 2.13.0
 BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: up test test-slow check bench soak lock clean
+.PHONY: up test test-slow test-torch clients check bench soak lock clean
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer was found; name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
@@ -25,6 +26,15 @@ test: $(VENV)/installed  ## unit and end-to-end tests
 test-slow: $(VENV)/installed  ## crash loops, PostgreSQL, a full disk, the year's demo
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow --timeout 1200
 
+test-torch: $(VENV)/installed  ## what needs PyTorch, in a venv of its own: its wheels are large
+	@test -x .venv-torch/bin/python || $(BIN)/python -m venv .venv-torch
+	@echo "import site; site.addsitedir('$(CURDIR)/$$(ls -d $(VENV)/lib/python*/site-packages)')" > "$$(ls -d .venv-torch/lib/python*/site-packages)/treadle-venv.pth"
+	@.venv-torch/bin/python -c 'import torch' 2>/dev/null || .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
+	@.venv-torch/bin/python -m pytest -q -n 0 tests/base/test_pt2.py tests/build/test_exported.py tests/operate/test_torch_model.py tests/e2e/test_compile.py
+
+clients: $(VENV)/installed  ## the clients of the model server that the slow tests ask it with
+	@tests/real_clients/setup
+
 check: $(VENV)/installed  ## style, types, direction of imports
 	@$(BIN)/ruff check src tests examples benchmarks
 	@$(BIN)/ruff format --check --quiet src tests examples benchmarks || (echo "run: $(BIN)/ruff format src tests examples benchmarks"; exit 1)
@@ -33,6 +43,8 @@ check: $(VENV)/installed  ## style, types, direction of imports
 
 bench: $(VENV)/installed  ## the figures of benchmarks/README.md
 	@$(BIN)/python benchmarks/loop.py
+	@$(BIN)/python benchmarks/serving.py --install
+	@$(BIN)/python benchmarks/serving.py
 
 soak: $(VENV)/installed  ## long versions of the crash tests
 	@$(BIN)/python -m pytest -q -m soak --timeout 7200
@@ -43,4 +55,4 @@ lock:  ## resolve again, for every platform, with hashes and without host names
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean:
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf $(VENV) .venv-clients .venv-torch .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
