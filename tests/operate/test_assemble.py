@@ -252,7 +252,7 @@ def test_a_tensor_by_position_is_what_its_columns_would_be(data: st.DataObject) 
     except WrongInput as error:
         with pytest.raises(WrongInput) as caught:
             quick.assemble([quick.admit(Query(len(tensor), tensors={"": tensor}))])
-        assert caught.value.message == error.message
+        assert (caught.value.field, caught.value.expected) == (error.field, error.expected)
         return
     made = quick.assemble([quick.admit(Query(len(tensor), tensors={"": tensor}))]).data
     if isinstance(made, pd.DataFrame):
@@ -261,3 +261,15 @@ def test_a_tensor_by_position_is_what_its_columns_would_be(data: st.DataObject) 
     wanted = np.result_type(*(column.dtype for column in columns))
     assert made.dtype == wanted and not np.shares_memory(made, tensor)
     np.testing.assert_array_equal(made, np.column_stack([c.astype(wanted) for c in columns]))
+
+
+def test_the_order_of_the_columns_that_came_does_not_hide_which_one_lacks_a_value() -> None:
+    _, slow = both(["integer", "integer"])
+    first = slow.admit(Query(1, cells=[[None, 1]], names=("c0", "c1")))
+    other = slow.admit(Query(1, cells=[[None, 1]], names=("c1", "c0")))
+    same = slow.admit(Query(2, cells=[["x", 1, None], ["x", 1, 2.0]], names=("more", "c1", "c0")))
+    assert first.key != other.key
+    assert first.key == same.key
+    assert slow.assemble([first, same]).data.dtypes.map(str).tolist() == ["float64", "int32"]
+    by_columns = slow.admit(Query(40, columns={"c0": [None] * 40, "c1": [1] * 40}))
+    assert by_columns.rows == 40

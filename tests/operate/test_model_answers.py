@@ -45,7 +45,7 @@ class Made:
         frame = self.table.iloc[start:stop]
         names = tuple(frame.columns)
         rows = [[_plain(v) for v in row] for row in frame.astype(object).to_numpy().tolist()]
-        every = set(map(type, sum(rows, []))) <= {int, float, type(None)}
+        every = all(kind.kind in "if" for kind in self.table.dtypes)
         if self.loaded.signature.tensors and form in ("lists", "arrays", "cells and more"):
             form = "cells"
         if form == "cells":
