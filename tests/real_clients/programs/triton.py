@@ -110,7 +110,12 @@ def work(given: dict[str, Any]) -> list[Any]:
     global over, port, triton, client  # what the steps of one line share
     over, port = given["over"], given["port"]
     triton = importlib.import_module(f"tritonclient.{over}")
-    client = triton.InferenceServerClient(f"127.0.0.1:{port}")
+    trusted: dict[str, Any] = {}
+    if "authority" in given:
+        of_http = {"ssl": True, "ssl_options": {"ca_certs": given["authority"]}}
+        of_grpc = {"ssl": True, "root_certificates": given["authority"]}
+        trusted = of_http if over == "http" else of_grpc
+    client = triton.InferenceServerClient(f"localhost:{port}", **trusted)
     does = {"health": health, "infer": infer, "refused": refused, "many": many}
     try:
         return [does[step.pop("do")](**step) for step in given["steps"]]
