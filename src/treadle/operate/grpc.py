@@ -28,6 +28,7 @@ from treadle import __version__
 from treadle.base import clock
 from treadle.base.errors import MissingExtra, UsageError
 from treadle.operate.batch import Overloaded, TooLate
+from treadle.operate.codec import v2
 from treadle.operate.plane import ModelFailed, Plane
 from treadle.operate.query import Answer, Query
 from treadle.operate.signature import WrongInput
@@ -111,12 +112,16 @@ class Server:
         token: str | None = None,
         certificate: Certificate | None = None,
         count: Callable[[str, int], None] = lambda *_: None,
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`count` hears of every answered call: the route `grpc` and HTTP's number for its status."""
+        """`count` hears of every answered call: the route `grpc` and HTTP's number for its status.
+
+        `ready` says whether the other workers are, where there are some.
+        """
         self._plane, self._limits = plane, plane.limits
         self._host, self.port = host, port
         self._token = None if token is None else token.encode()
-        self._certificate, self._count = certificate, count
+        self._certificate, self._count, self._others = certificate, count, ready
         self._name, self._version = plane.identity.model, str(plane.identity.release)
         self._codec = proto.Inference(
             plane.model.signature, plane.limits, model=self._name, version=self._version
@@ -241,21 +246,23 @@ class Server:
                 f"the only model here is {self._name}, version {self._version}",
             )
 
+    @property
+    def _ready(self) -> bool:
+        return self._plane.ready and self._others()
+
     async def _server_live(self, _body: bytes, _call: _Call) -> Any:
         return proto.message("ServerLiveResponse")(live=True)
 
     async def _server_ready(self, _body: bytes, _call: _Call) -> Any:
-        return proto.message("ServerReadyResponse")(ready=self._plane.ready)
+        return proto.message("ServerReadyResponse")(ready=self._ready)
 
     async def _model_ready(self, body: bytes, _call: _Call) -> Any:
         request = proto.parsed("ModelReadyRequest", body)
         self._known(request.name, request.version)
-        return proto.message("ModelReadyResponse")(ready=self._plane.ready)
+        return proto.message("ModelReadyResponse")(ready=self._ready)
 
     async def _server_metadata(self, _body: bytes, _call: _Call) -> Any:
-        return proto.message("ServerMetadataResponse")(
-            name="treadle", version=__version__, extensions=["model_repository"]
-        )
+        return proto.message("ServerMetadataResponse")(**v2.server(__version__))
 
     async def _model_metadata(self, body: bytes, _call: _Call) -> Any:
         request = proto.parsed("ModelMetadataRequest", body)
@@ -265,7 +272,7 @@ class Server:
     async def _repository_index(self, body: bytes, _call: _Call) -> Any:
         request = proto.parsed("RepositoryIndexRequest", body)
         response = proto.message("RepositoryIndexResponse")()
-        ready = self._plane.ready
+        ready = self._ready
         if ready or not request.ready:
             state = "READY" if ready else "UNAVAILABLE"
             response.models.add(name=self._name, version=self._version, state=state)
@@ -331,8 +338,8 @@ def _reserve(host: str, port: int) -> socket.socket:
 def _sockets(port: int, *, listening: bool, close: bool = False) -> int:
     """How many listening or connected TCP sockets of this process are on the port.
 
-    `close`: the kernel is told to shut them. gRPC tells of none of its own, so they are looked for among
-    the process's descriptors.
+    `close`: the kernel is told to shut them. gRPC tells of none of its own, so they are looked for
+    among the process's descriptors.
     """
     found = 0
     for name in os.listdir("/dev/fd"):
@@ -383,11 +390,16 @@ def _credentials(files: Certificate) -> Any:
     return grpc.dynamic_ssl_server_credentials(read(), changed)
 
 
-def of(options: Options, plane: Plane, count: Callable[[str, int], None]) -> Server:
+def of(
+    options: Options,
+    plane: Plane,
+    count: Callable[[str, int], None],
+    ready: Callable[[], bool] = lambda: True,
+) -> Server:
     """The server that the options of `serve` ask for, with `grpc_port` among them."""
     assert options.grpc_port is not None
     certificate = None
     if options.tls_certificate is not None:
         certificate = Certificate(options.tls_certificate, options.tls_key)
     return Server(plane, options.host, options.grpc_port, token=options.token,
-                  certificate=certificate, count=count)  # fmt: skip
+                  certificate=certificate, count=count, ready=ready)  # fmt: skip

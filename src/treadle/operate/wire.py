@@ -10,6 +10,7 @@ The pool is our own: a process that has also loaded one of those stubs sees no c
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -121,6 +122,7 @@ _pool = descriptor_pool.DescriptorPool()
 _pool.AddSerializedFile(_file().SerializeToString())
 
 
+@functools.cache
 def message(name: str) -> Any:
     """The class of a message, by its name in the protocol."""
     return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
