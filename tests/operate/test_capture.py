@@ -20,7 +20,7 @@ NOW = dt.datetime(2013, 5, 1, tzinfo=dt.UTC)
 def taken(number: int, rows: int = 1, data: Any = None) -> Taken:
     data = pd.DataFrame({"x": [float(number)] * rows}) if data is None else data
     seen = Prepared(data, rows)
-    return Taken(f"id{number}", NOW, 1.0, rows, lambda: seen, {"predict": np.zeros(rows)}, ("x",))
+    return Taken(f"id{number}", NOW, 1.0, rows, lambda: seen, {"predict": np.zeros(rows)})
 
 
 def capture(folder: Path, **more: Any) -> Capture:
@@ -102,7 +102,7 @@ def test_excluded_fields_are_gone_and_hashed_ones_still_join(tmp_path: Path) -> 
     box = capture(tmp_path, exclude=["secret"], hashed=["customer", "x"])
     seen = Prepared(pd.DataFrame({"x": [1.0, None]}), 2, {"secret": [1, 2], "customer": ["é", "é"]})
     outputs = {"predict": np.zeros(2)}
-    offer(box, Taken("id", NOW, 1.0, 2, lambda: seen, outputs, ("x",), "00-ab-cd-01"))
+    offer(box, Taken("id", NOW, 1.0, 2, lambda: seen, outputs, "00-ab-cd-01"))
     box.close()
     (found,) = segments.read_segments(tmp_path)
     assert found.record.extra == {"customer": [hash_value("é")] * 2}
@@ -115,7 +115,7 @@ def test_a_row_that_cannot_be_recorded_is_counted_and_the_next_is_kept(tmp_path:
         raise ValueError("no")
 
     box = capture(tmp_path)
-    offer(box, Taken("bad", NOW, 1.0, 1, broken, {"predict": np.zeros(1)}, ("x",)))
+    offer(box, Taken("bad", NOW, 1.0, 1, broken, {"predict": np.zeros(1)}))
     offer(box, taken(1))
     box.close()
     assert box.dropped["error"] == 1 and box.captured == 1

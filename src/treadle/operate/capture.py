@@ -38,7 +38,6 @@ class Taken:
     prepare: Callable[[], Prepared]
     """What the model saw and what came along, made on the capture's thread."""
     outputs: Mapping[str, np.ndarray[Any, Any]]
-    features: tuple[str, ...]
     trace: str = ""
     """The request's `traceparent`, where it had one."""
 
@@ -160,11 +159,12 @@ class Capture:
     def _record(self, item: Taken) -> segments.Record:
         environment, release, instance, model = self._who
         prepared = item.prepare()
+        inputs = {name: _plain(values) for name, values in prepared.columns.items()}
         extra = {name: _plain(values) for name, values in prepared.extra.items()}
         return segments.Record(
             id=item.id, time=clock.text(item.at), environment=environment, release=release,
             instance=instance, model=model, latency_ms=item.latency_ms, rows=item.rows,
-            inputs=self._shown(_columns(prepared.data, item.features)), extra=self._shown(extra),
+            inputs=self._shown(inputs), extra=self._shown(extra),
             outputs=output_columns(item.outputs), trace=item.trace,
         )  # fmt: skip
 
@@ -197,19 +197,6 @@ def output_columns(outputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, lis
             for number in range(flat.shape[1]):
                 columns[f"{word}_{number}"] = _plain(flat[:, number])
     return columns
-
-
-def _columns(data: Any, names: tuple[str, ...]) -> dict[str, list[Any]]:
-    if isinstance(data, Mapping):
-        return {str(name): _plain(values) for name, values in data.items()}
-    if isinstance(data, np.ndarray):
-        if data.ndim == 1:
-            return {names[0] if names else "input": _plain(data)}
-        if data.ndim > 2:
-            return {names[0] if names else "input": data.tolist()}
-        words = names if len(names) == data.shape[1] else range(data.shape[1])
-        return {str(word): _plain(data[:, at]) for at, word in enumerate(words)}
-    return {str(name): _plain(data[name]) for name in data.columns}
 
 
 def _plain(values: Any) -> list[Any]:

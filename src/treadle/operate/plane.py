@@ -150,7 +150,7 @@ class Plane:
         outputs = {name: answer.array(name) for name in answer.names}
         capture.take(Taken(
             answer.id, clock.now(), answer.latency_s * 1000, answer.rows,
-            lambda: self.model.assemble([admitted]), outputs, self.model.features, trace,
+            lambda: self.model.assemble([admitted]), outputs, trace,
         ))  # fmt: skip
 
     # ---- the model as a whole ----
