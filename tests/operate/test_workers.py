@@ -331,6 +331,44 @@ def test_a_model_that_does_not_load_ends_the_server_with_its_reason(
     wait_for(lambda: served.logged("error: |could not start|did not get ready"))
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_as_the_first_process_of_a_container_it_ends_when_asked(
+    folders: dict[str, Path], workers: str
+) -> None:
+    """The kernel gives process 1 no default handlers, and every orphan."""
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*inside, "true"], check=False).returncode:
+        pytest.skip("no process namespaces for this user")
+    command = [sys.executable, "-P", "-m", "treadle.operate", "serve", str(folders["one"]),
+               "--port", "0", "--workers", workers]  # fmt: skip
+    # The shell leaves an orphan behind, which has ended when the server is asked to end.
+    orphan = ["sh", "-c", '(sleep 0.1 & ) ; exec "$@"', "sh", *command]
+    with subprocess.Popen([*inside, *orphan], stderr=subprocess.PIPE, text=True) as served:
+        assert served.stderr
+        try:
+            for line in served.stderr:
+                if "serves on" in line:
+                    break
+            first = _child(served.pid)
+            assert first
+            if workers == "2":
+                wait_for(lambda: not _zombies(first))
+            os.kill(first, signal.SIGTERM)
+            assert served.wait(timeout=60) == 0
+        finally:
+            served.kill()
+
+
+def _child(pid: int) -> int | None:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(found[0]) if found else None
+
+
+def _zombies(pid: int) -> list[str]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [one for one in found if supervision.start_of(int(one)) == ""]
+
+
 def test_a_port_in_use_is_said_before_anything_is_loaded(folders: dict[str, Path]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

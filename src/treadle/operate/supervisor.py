@@ -20,6 +20,7 @@ segments. Only the standard library is imported: the supervisor stays small.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import fcntl
 import os
@@ -185,6 +186,8 @@ class Supervisor:
             for key, _ in self._selector.select(self._wait_s()):
                 key.data(key.fd)
             self._reap()
+            if os.getpid() == 1:
+                self._bury_orphans()
             self._timers()
             self._load()
             self._count()
@@ -457,6 +460,16 @@ class Supervisor:
                 seat.failures = 0
             self._back_off(seat)
             self._publish()
+
+    def _bury_orphans(self) -> None:
+        """A container's first process inherits what workers leave behind; nobody else waits for it."""
+        mine = {one.process.pid for one in self._all}
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended is None or ended.si_pid in mine:
+                    return
+                os.waitpid(ended.si_pid, 0)
 
     def _last_words(self, one: Worker) -> None:
         """What is still in the pipes of a worker that ended, and out of the selector with them."""
