@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tests.real_clients import open_inference
-from tests.real_clients.conftest import VENV, Client, Served, free_port
+from tests.real_clients.conftest import VENV, Client, Serve, Served, free_port
 
 pytestmark = pytest.mark.slow
 Tool = Callable[..., str]
@@ -32,13 +32,19 @@ def post(address: str, body: str = BODY) -> Any:
 
 
 @pytest.fixture
-def prometheus(tool: Tool, linear: Served, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
+def pair(serve: Serve, folders: dict[str, Path]) -> Served:
+    """A server of two workers, either of which may be the one that is scraped."""
+    return serve(folders["linear"], "--workers", "2")
+
+
+@pytest.fixture
+def prometheus(tool: Tool, pair: Served, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
     """A Prometheus that scrapes the server every second, asked with its own query language."""
     program, port = tool("prometheus"), free_port()
     config = {
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [
-            {"job_name": "treadle", "static_configs": [{"targets": [f"127.0.0.1:{linear.port}"]}]}
+            {"job_name": "treadle", "static_configs": [{"targets": [f"127.0.0.1:{pair.port}"]}]}
         ],
     }
     (tmp_path / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
@@ -68,8 +74,8 @@ def prometheus(tool: Tool, linear: Served, tmp_path: Path) -> Iterator[Callable[
     process.wait(timeout=30)
 
 
-def test_prometheus_scrapes_and_knows_our_counters(
-    prometheus: Callable[[str], Any], linear: Served
+def test_prometheus_scrapes_and_knows_our_counters_of_all_workers(
+    prometheus: Callable[[str], Any], pair: Served
 ) -> None:
     def value(query: str) -> float:
         series = prometheus(query)
@@ -80,8 +86,8 @@ def test_prometheus_scrapes_and_knows_our_counters(
     while (before := value(rows)) < 0 and time.monotonic() < until:
         time.sleep(0.3)
     assert value('up{job="treadle"}') == 1
-    for _ in range(17):
-        post(linear.address)
+    for _ in range(17):  # a connection each: some come to one worker, some to the other
+        post(pair.address)
     while value(rows) != before + 17 and time.monotonic() < until:
         time.sleep(0.3)
     assert value(rows) == before + 17
