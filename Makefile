@@ -30,7 +30,7 @@ test-torch: $(VENV)/installed  ## what needs PyTorch, in a venv of its own: its 
 	@test -x .venv-torch/bin/python || $(BIN)/python -m venv .venv-torch
 	@echo "import site; site.addsitedir('$(CURDIR)/$$(ls -d $(VENV)/lib/python*/site-packages)')" > "$$(ls -d .venv-torch/lib/python*/site-packages)/treadle-venv.pth"
 	@.venv-torch/bin/python -c 'import torch' 2>/dev/null || .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
-	@.venv-torch/bin/python -m pytest -q -n 0 tests/base/test_pt2.py tests/build/test_exported.py tests/operate/test_torch_model.py tests/e2e/test_compile.py
+	@.venv-torch/bin/python -m pytest -q -n 0 tests/base/test_pt2.py tests/build/test_exported.py tests/operate/model/test_torch_model.py tests/e2e/test_compile.py
 
 clients: $(VENV)/installed  ## the clients of the model server that the slow tests ask it with
 	@tests/real_clients/setup

@@ -100,7 +100,7 @@ def test_the_same_module_is_the_same_bytes_in_another_process(tmp_path: Path) ->
 def test_mlflow_and_our_server_answer_as_the_module_itself(tmp_path: Path) -> None:
     import torch
 
-    from treadle.operate import torch_model
+    from treadle.operate.model import torch_model
 
     module = net(sigmoid())
     made = package(module, BINARY, rows(), tmp_path / "m")
@@ -349,7 +349,7 @@ def layers() -> dict[str, Any]:
 def test_the_usual_layers_are_exported_for_any_number_of_rows(tmp_path: Path, name: str) -> None:
     import torch
 
-    from treadle.operate import torch_model
+    from treadle.operate.model import torch_model
 
     module = layers()[name]
     package(module, REGRESSION, rows(), tmp_path / "m")

@@ -15,7 +15,7 @@ from tests.e2e.conftest import Project
 from tests.support.projects import SPEC
 from tests.support.torch_models import needs_torch
 
-from treadle.operate import model as models
+from treadle.operate.model import loaded as models
 
 ASKED = ("features: [area, rooms]}", "features: [area, rooms], compile: auto}")
 

@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["treadle.operate.codec"]):
     from treadle.operate.codec import v2
 
 from treadle.operate.limits import Limits
-from treadle.operate.signature import Field, Signature, WrongInput
+from treadle.operate.model.signature import Field, Signature, WrongInput
 
 CODECS = [
     v2.Inference(signature, Limits(max_rows=1000), model="m", version="1")

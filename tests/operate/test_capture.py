@@ -12,7 +12,7 @@ import pandas as pd
 from treadle.base import segments
 from treadle.base.segments import hash_value
 from treadle.operate.capture import Capture, Taken, output_columns
-from treadle.operate.model import Prepared
+from treadle.operate.model.loaded import Prepared
 
 NOW = dt.datetime(2013, 5, 1, tzinfo=dt.UTC)
 

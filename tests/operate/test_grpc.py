@@ -26,9 +26,9 @@ from tests.deploy import models
 
 from treadle.base.errors import UsageError
 from treadle.operate import grpc as served
-from treadle.operate import model
 from treadle.operate.codec import proto
 from treadle.operate.limits import Limits
+from treadle.operate.model import loaded as model
 from treadle.operate.plane import Identity, Plane
 
 OPTIONS = [("grpc.enable_retries", 0)]

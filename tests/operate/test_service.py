@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from treadle.operate import counters, model
+from treadle.operate import counters
 from treadle.operate.limits import Limits
 from treadle.operate.metrics import Metrics
+from treadle.operate.model import loaded as model
 from treadle.operate.plane import Identity, Plane
 from treadle.operate.request import Head, Reply
 from treadle.operate.service import Predictor

@@ -15,9 +15,9 @@ from typing import Literal
 
 from tests.support.echo import Echo
 
-from treadle.operate import runner
+from treadle.operate.http import server as runner
+from treadle.operate.http.listener import Certificates, inherited
 from treadle.operate.limits import Limits
-from treadle.operate.listener import Certificates, inherited
 
 
 def main() -> None:

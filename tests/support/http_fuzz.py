@@ -10,7 +10,7 @@ from tests.support.echo import Echo, echo
 from tests.support.http_cases import CASES, LIMITS
 from tests.support.wire import Answer, Wire, read_answers
 
-from treadle.operate.http import Connections
+from treadle.operate.http.connections import Connections
 from treadle.operate.request import Head
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import uvloop
 
-from treadle.operate.http import Connections
+from treadle.operate.http.connections import Connections
+from treadle.operate.http.listener import Certificates, Listener, bind
 from treadle.operate.limits import Limits
-from treadle.operate.listener import Certificates, Listener, bind
 from treadle.operate.request import Service
 
 
@@ -140,7 +140,7 @@ def serving(
         if front == "own":
             made.append(Connections(service, limits))
         else:
-            from treadle.operate.uvicorn_front import UvicornFront
+            from treadle.operate.http.uvicorn_front import UvicornFront
 
             made.append(UvicornFront(service, limits))
         accepting = Listener(listener, made[0], count=made[0].count, limits=limits, tls=tls)

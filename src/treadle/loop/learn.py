@@ -411,7 +411,7 @@ def verdict_on(chain: Chain, model: Model) -> Verdict:
 
 def predictor(chain: Chain, model: Model) -> Callable[[Any], Any]:
     """The packaged directory's own predict: what is judged is what will be served."""
-    from treadle.operate import model as operate_model
+    from treadle.operate.model import loaded as operate_model
 
     assert chain.project.state is not None
     folder = chain.project.state.model_folder(model.content)

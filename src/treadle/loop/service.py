@@ -354,7 +354,7 @@ def score(
 ) -> Scored:
     """Score a file, a glob or a data set into Parquet, streaming; see `deploy/batch`."""
     from treadle.deploy import batch
-    from treadle.operate import model as operate_model
+    from treadle.operate.model import loaded as operate_model
 
     place = project.spec.place(environment)
     release = chosen_release(project, place, number, moment)

@@ -176,7 +176,7 @@ def _signals_until_serving() -> None:
 
 def _bind(options: Options) -> socket.socket:
     """The port, bound and not yet listened to: a port in use is known before a model is loaded."""
-    from treadle.operate.listener import bind
+    from treadle.operate.http.listener import bind
 
     return bind(options.host, options.port)
 

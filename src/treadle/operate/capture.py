@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from treadle.base import clock, segments
-from treadle.operate.model import Prepared
+from treadle.operate.model.loaded import Prepared
 
 _log = logging.getLogger("treadle.capture")
 LATEST_S = 0.2

@@ -29,9 +29,9 @@ from treadle.base import clock
 from treadle.base.errors import MissingExtra, UsageError
 from treadle.operate.batch import Overloaded, TooLate
 from treadle.operate.codec import v2
+from treadle.operate.model.signature import WrongInput
 from treadle.operate.plane import ModelFailed, Plane
 from treadle.operate.query import Answer, Query
-from treadle.operate.signature import WrongInput
 
 if TYPE_CHECKING:
     from treadle.operate.options import Options
@@ -130,7 +130,7 @@ class Server:
 
     async def start(self) -> None:
         """Listen and answer. `port` 0 has become a number then. UsageError where it cannot."""
-        bound = _reserve(self._host, self.port)
+        bound = reserve(self._host, self.port)
         try:
             self.port = bound.getsockname()[1]
             self._server = aio.server(options=[
@@ -316,7 +316,7 @@ async def _fixed(_body: bytes, _call: _Call) -> Any:
     raise _Refused(_Code.UNIMPLEMENTED, words)
 
 
-def _reserve(host: str, port: int) -> socket.socket:
+def reserve(host: str, port: int) -> socket.socket:
     """A socket bound to the port beside others of its kind (SO_REUSEPORT), not listening.
 
     gRPC only says that it could not bind; this says why, and makes a number of port 0.

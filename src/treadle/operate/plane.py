@@ -20,9 +20,9 @@ from treadle.operate.batch import Batcher, Job, Watch
 from treadle.operate.capture import Capture, Taken
 from treadle.operate.codec import mlflow, v2
 from treadle.operate.limits import Limits
-from treadle.operate.model import Admitted, LoadedModel, input_example
+from treadle.operate.model.loaded import Admitted, LoadedModel, input_example
+from treadle.operate.model.signature import WrongInput
 from treadle.operate.query import Answer, Outputs, Query
-from treadle.operate.signature import WrongInput
 
 Array = np.ndarray[Any, Any]
 Done = Callable[[Answer | Exception], None]

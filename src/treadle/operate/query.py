@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from treadle.operate.codec import json
-from treadle.operate.signature import Values
+from treadle.operate.model.signature import Values
 
 Array = np.ndarray[Any, Any]
 

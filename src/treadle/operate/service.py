@@ -22,11 +22,11 @@ from treadle.operate.batch import Overloaded, TooLate
 from treadle.operate.codec import json, mlflow, openapi, page, v1, v2
 from treadle.operate.metrics import KIND as METRICS
 from treadle.operate.metrics import Metrics
-from treadle.operate.model import input_example
+from treadle.operate.model.loaded import input_example
+from treadle.operate.model.signature import WrongInput
 from treadle.operate.plane import ModelFailed, Plane
 from treadle.operate.query import Answer, Query
 from treadle.operate.request import Head, Reply, Respond, Ticket
-from treadle.operate.signature import WrongInput
 
 _log = logging.getLogger("treadle.server")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

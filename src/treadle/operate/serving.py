@@ -16,11 +16,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from treadle.base.errors import StateCorrupt
-from treadle.operate import model, runner, service, warmup
+from treadle.operate import service, warmup
 from treadle.operate.capture import Capture
 from treadle.operate.codec import mlflow
-from treadle.operate.listener import Certificates
+from treadle.operate.http import server as runner
+from treadle.operate.http.listener import Certificates
 from treadle.operate.metrics import Metrics
+from treadle.operate.model import loaded as model
 from treadle.operate.options import Options
 from treadle.operate.plane import Identity, Plane
 from treadle.operate.query import Outputs
@@ -84,7 +86,7 @@ class Serving:
 
         server = grpc.of(self._options, self._plane, self._metrics.request)
         # Known now and not when the version before has gone: this port can be had.
-        grpc._reserve(self._options.host, self._options.grpc_port).close()
+        grpc.reserve(self._options.host, self._options.grpc_port).close()
         return server
 
     # ---- the version before ----

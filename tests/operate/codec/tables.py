@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from treadle.operate.model.signature import Field, Signature
 from treadle.operate.query import Query
-from treadle.operate.signature import Field, Signature
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 VALUES: dict[str, st.SearchStrategy[Any]] = {

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from treadle.operate import signature as signatures
-from treadle.operate.assemble import Assembler
 from treadle.operate.codec import mlflow
 from treadle.operate.limits import Limits
-from treadle.operate.signature import Signature, WrongInput
+from treadle.operate.model import signature as signatures
+from treadle.operate.model.assemble import Assembler
+from treadle.operate.model.signature import Signature, WrongInput
 
 JSON, CSV = "application/json", "text/csv"
 SCHEMAS: dict[str, list[tuple[Any, ...]]] = {

@@ -14,7 +14,7 @@ from tests.operate.codec.tables import Table
 
 from treadle.operate.codec import csv
 from treadle.operate.limits import Limits
-from treadle.operate.signature import Field, Signature, WrongInput
+from treadle.operate.model.signature import Field, Signature, WrongInput
 
 MISSING = {"", "NA", "NaN", "nan", "null", "None"}
 

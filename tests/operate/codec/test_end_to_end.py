@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tests.operate.codec import tables
 from tests.operate.codec.tables import Table
 
-from treadle.operate import model
 from treadle.operate.codec import mlflow, v1, v2
 from treadle.operate.limits import Limits
+from treadle.operate.model import loaded as model
 from treadle.operate.query import Answer, Outputs, Query
 
 NAMES = ["carrier", "day", "distance", "temp", "rain"]

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from treadle.operate.codec import json
-from treadle.operate.signature import WrongInput
+from treadle.operate.model.signature import WrongInput
 
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

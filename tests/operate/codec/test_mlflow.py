@@ -15,8 +15,8 @@ from tests.operate.codec.tables import Table
 
 from treadle.operate.codec import mlflow
 from treadle.operate.limits import Limits
+from treadle.operate.model.signature import Field, Signature, WrongInput
 from treadle.operate.query import Answer, Outputs
-from treadle.operate.signature import Field, Signature, WrongInput
 
 JSON = "application/json"
 NUMBERS = ("double", "float", "long", "integer")

@@ -14,8 +14,8 @@ from tests.operate.codec.tables import Table
 from treadle.operate.codec import json as codec_json
 from treadle.operate.codec import mlflow, openapi, v1, v2
 from treadle.operate.limits import Limits
+from treadle.operate.model.signature import Field, Parameter, Signature
 from treadle.operate.query import Answer, Outputs
-from treadle.operate.signature import Field, Parameter, Signature
 
 jsonschema = pytest.importorskip("jsonschema")
 SIGNATURES = [

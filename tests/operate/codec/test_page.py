@@ -15,7 +15,7 @@ import pytest
 
 from treadle.operate.codec import mlflow, page
 from treadle.operate.limits import Limits
-from treadle.operate.signature import Field, Signature
+from treadle.operate.model.signature import Field, Signature
 
 EVIL = "</script><img src=x onerror=alert(1)>\"'&"
 SIGNATURE = Signature(

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from treadle.operate import signature
 from treadle.operate.codec import binary, proto
 from treadle.operate.limits import Limits
+from treadle.operate.model import signature
+from treadle.operate.model.signature import WrongInput
 from treadle.operate.query import Answer, Outputs
-from treadle.operate.signature import WrongInput
 
 CODEC = proto.Inference(
     signature.Signature((signature.Field("picture", "binary"),)),

@@ -15,8 +15,8 @@ from tests.operate.codec.tables import Table
 
 from treadle.operate.codec import v2
 from treadle.operate.limits import Limits
+from treadle.operate.model.signature import Field, Signature, WrongInput
 from treadle.operate.query import Answer, Outputs
-from treadle.operate.signature import Field, Signature, WrongInput
 
 DATATYPES = ["BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64",
              "FP16", "FP32", "FP64", "BYTES"]  # fmt: skip

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from treadle.operate.codec import mlflow, v1, v2
 from treadle.operate.limits import Limits
+from treadle.operate.model.signature import Field, Signature, WrongInput
 from treadle.operate.query import Query
-from treadle.operate.signature import Field, Signature, WrongInput
 
 SIGNATURES = [
     Signature((Field("carrier", "string"), Field("day", "integer"))),

@@ -14,7 +14,7 @@ import numpy as np
 
 from treadle.operate.codec import json
 from treadle.operate.codec.nested import MOST_DIMENSIONS
-from treadle.operate.signature import WrongInput
+from treadle.operate.model.signature import WrongInput
 
 Array = np.ndarray[Any, Any]
 Buffer = bytes | memoryview

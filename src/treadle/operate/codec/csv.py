@@ -17,8 +17,8 @@ import numpy as np
 
 from treadle.operate.codec.forms import require
 from treadle.operate.limits import Limits
+from treadle.operate.model.signature import Signature, Values, WrongInput
 from treadle.operate.query import Query
-from treadle.operate.signature import Signature, Values, WrongInput
 
 _MISSING = frozenset(("", "NA", "NaN", "nan", "null", "None"))
 _LARGE = 2**64

@@ -18,8 +18,8 @@ from msgspec import UNSET, UnsetType
 
 from treadle.operate.codec import json, nested
 from treadle.operate.limits import Limits
+from treadle.operate.model.signature import Signature, Values, WrongInput
 from treadle.operate.query import Query
-from treadle.operate.signature import Signature, Values, WrongInput
 
 _NUMERIC = {"integer", "long", "float", "double"}
 _NUMBER = int | float | None

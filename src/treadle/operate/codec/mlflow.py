@@ -15,8 +15,8 @@ import numpy as np
 from treadle.operate.codec import csv, json
 from treadle.operate.codec.forms import Forms
 from treadle.operate.limits import Limits
+from treadle.operate.model.signature import Signature, WrongInput
 from treadle.operate.query import Answer, Outputs, Query
-from treadle.operate.signature import Signature, WrongInput
 
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _UNWRAPPED = {"messages", "prompt", "input"}

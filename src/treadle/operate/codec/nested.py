@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.operate.signature import WrongInput
+from treadle.operate.model.signature import WrongInput
 
 Array = np.ndarray[Any, Any]
 

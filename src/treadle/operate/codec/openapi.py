@@ -10,7 +10,7 @@ import numpy as np
 from treadle import __version__
 from treadle.operate.codec import json, schema
 from treadle.operate.codec.schema import Schema
-from treadle.operate.signature import Signature, WrongInput
+from treadle.operate.model.signature import Signature, WrongInput
 
 Array = np.ndarray[Any, Any]
 

@@ -18,8 +18,8 @@ import msgspec
 from treadle.operate.codec import json, mlflow
 from treadle.operate.codec.mlflow import WrongType
 from treadle.operate.limits import Limits
+from treadle.operate.model.signature import Field, Signature, WrongInput
 from treadle.operate.query import Query
-from treadle.operate.signature import Field, Signature, WrongInput
 
 _LARGEST_EXAMPLE = 20_000
 _NUMBERS = {"integer", "long", "float", "double"}

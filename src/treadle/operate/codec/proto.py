@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError
 from treadle.operate import wire
 from treadle.operate.codec import binary, v2
 from treadle.operate.limits import Limits
+from treadle.operate.model.signature import Signature, WrongInput
 from treadle.operate.query import Answer, Query
-from treadle.operate.signature import Signature, WrongInput
 
 Array = np.ndarray[Any, Any]
 
@@ -72,8 +72,8 @@ class Inference:
         if rows > self._limits.max_rows:
             raise WrongInput("inputs", f"at most {self._limits.max_rows} rows", f"{rows}")
         params, deadline_s = self._rest._parameters(_plain(request.parameters))
-        requested, _ = v2._requested(
-            [v2._Output(item.name, _plain(item.parameters)) for item in request.outputs]
+        requested, _ = v2.requested_of(
+            [v2.WantedOutput(item.name, _plain(item.parameters)) for item in request.outputs]
         )
         return v2.Request(Query(rows, tensors=tensors, params=params), request.id or None,
                           requested, {}, bool(raws), deadline_s)  # fmt: skip
@@ -108,7 +108,7 @@ class Inference:
         if kind != "BYTES" and kind not in binary.DTYPES:
             known = ", ".join(binary.DTYPES)
             raise WrongInput(f"{where}.datatype", f"BYTES or one of {known}", "another")
-        v2._no_shared_memory(where, item.parameters)
+        v2.refuse_shared_memory(where, item.parameters)
         size = binary.size(where, shape)
         as_bytes = item.name in self._rest._raw
         if raw is not None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from treadle.operate.codec import binary
 from treadle.operate.codec.v2 import described
-from treadle.operate.signature import Field, Parameter, Signature
+from treadle.operate.model.signature import Field, Parameter, Signature
 
 Array = np.ndarray[Any, Any]
 Schema = dict[str, Any]

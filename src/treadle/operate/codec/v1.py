@@ -8,8 +8,8 @@ from __future__ import annotations
 from treadle.operate.codec import json, mlflow
 from treadle.operate.codec.forms import Forms
 from treadle.operate.limits import Limits
+from treadle.operate.model.signature import Signature, WrongInput
 from treadle.operate.query import Answer, Query
-from treadle.operate.signature import Signature, WrongInput
 
 _FORMS = ("instances", "inputs")
 

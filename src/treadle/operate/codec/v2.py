@@ -20,8 +20,8 @@ from msgspec import UNSET, UnsetType
 
 from treadle.operate.codec import binary, json, nested
 from treadle.operate.limits import Limits
+from treadle.operate.model.signature import Field, Signature, WrongInput
 from treadle.operate.query import Answer, Outputs, Query
-from treadle.operate.signature import Field, Signature, WrongInput
 
 Array = np.ndarray[Any, Any]
 
@@ -62,7 +62,9 @@ class _Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     parameters: dict[str, Any] | None = None
 
 
-class _Output(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class WantedOutput(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """One of the outputs that a request names."""
+
     name: str
     parameters: dict[str, Any] | None = None
 
@@ -71,7 +73,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     inputs: list[_Tensor]
     id: str | None = None
     parameters: dict[str, Any] | None = None
-    outputs: list[_Output] | None = None
+    outputs: list[WantedOutput] | None = None
     model_name: str | None = None
     model_version: str | None = None
 
@@ -118,7 +120,7 @@ class Inference:
         if not parameters and not outputs:
             return Request(Query(rows, tensors=tensors), document.id, None, {}, False)
         params, deadline_s = self._parameters(parameters or {})
-        requested, wanted = _requested(outputs or [])
+        requested, wanted = requested_of(outputs or [])
         return Request(
             Query(rows, tensors=tensors, params=params), document.id, requested, wanted,
             _flag(
@@ -267,12 +269,12 @@ def _tensor(where: str, item: Any) -> _Tensor:
     return _Tensor(name, shape, kind, data, _object(f"{where}.parameters", item.get("parameters")))
 
 
-def _output(where: str, item: Any) -> _Output:
+def _output(where: str, item: Any) -> WantedOutput:
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
         raise WrongInput(where, "an object with a name", "something else")
     if item.keys() - {"name", "parameters"}:
         raise WrongInput(where, "name and parameters alone", "other fields")
-    return _Output(item["name"], _object(f"{where}.parameters", item.get("parameters")))
+    return WantedOutput(item["name"], _object(f"{where}.parameters", item.get("parameters")))
 
 
 def _object(where: str, value: Any) -> dict[str, Any] | None:
@@ -290,19 +292,21 @@ def _flag(where: str, value: Any) -> bool:
 def _binary_size(where: str, parameters: Mapping[str, Any] | None) -> int | None:
     if not parameters:
         return None
-    _no_shared_memory(where, parameters)
+    refuse_shared_memory(where, parameters)
     size = parameters.get("binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
         raise WrongInput(f"{where}.parameters.binary_data_size", "a length", "something else")
     return size
 
 
-def _no_shared_memory(where: str, parameters: Mapping[str, Any]) -> None:
+def refuse_shared_memory(where: str, parameters: Mapping[str, Any]) -> None:
+    """Triton's other way to hand tensors over, which reaches into another process: WrongInput."""
     if any(name in parameters for name in _REFUSED):
         raise WrongInput(f"{where}.parameters", "data in the body", "shared memory")
 
 
-def _requested(items: Sequence[_Output]) -> tuple[tuple[str, ...] | None, dict[str, bool]]:
+def requested_of(items: Sequence[WantedOutput]) -> tuple[tuple[str, ...] | None, dict[str, bool]]:
+    """The names of the requested outputs (None: all), and whether each is wanted as binary."""
     names: list[str] = []
     wanted: dict[str, bool] = {}
     for position, item in enumerate(items):
@@ -311,7 +315,7 @@ def _requested(items: Sequence[_Output]) -> tuple[tuple[str, ...] | None, dict[s
             raise WrongInput(f"{where}.name", "different names", "one name twice")
         names.append(item.name)
         parameters = item.parameters or {}
-        _no_shared_memory(where, parameters)
+        refuse_shared_memory(where, parameters)
         if parameters.get("classification"):
             raise WrongInput(f"{where}.parameters", "an output as it is", "classification")
         if "binary_data" in parameters:

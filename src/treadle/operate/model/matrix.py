@@ -1,0 +1,96 @@
+"""Rows of Python's numbers as one matrix, held to the types of their columns all at once.
+
+What does not go in, or has more digits than a double, gives None: then each column is looked at by
+itself (`signature.convert`), which says what is wrong in which row, or keeps the digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from treadle.operate.model.signature import Signature
+
+Array = np.ndarray[Any, Any]
+
+EXACT = 2**53 - 1
+"""No whole number beyond this one is rounded to it or below in a double."""
+
+
+class Whole:
+    """Which columns of a matrix of floats hold whole numbers or single precision, and their bounds."""
+
+    __slots__ = ("_high", "_low", "_single", "_which")
+
+    def __init__(self, which: list[int], bounds: list[int], single: list[int]) -> None:
+        self._which = which
+        self._high = np.array(bounds, dtype=np.float64)
+        self._low = -self._high - 1
+        self._single = single
+
+    @classmethod
+    def of(cls, signature: Signature) -> Whole:
+        """Those of a signature."""
+        kinds = [field.type for field in signature.inputs]
+        which = [at for at, kind in enumerate(kinds) if kind in ("integer", "long")]
+        single = [at for at, kind in enumerate(kinds) if kind == "float"]
+        bounds = [EXACT if kinds[at] == "long" else 2**31 - 1 for at in which]
+        return cls(which, bounds, single if len(single) < len(kinds) else [])
+
+    def fits(self, matrix: Array) -> bool:
+        """Whether all whole numbers are such and in range; rounds single precision in place."""
+        if self._single and matrix.dtype == np.float64:
+            with np.errstate(over="ignore"):
+                matrix[:, self._single] = matrix[:, self._single].astype(np.float32)
+        if not self._which:
+            return True
+        part = matrix if len(self._which) == matrix.shape[1] else matrix[:, self._which]
+        if part.dtype.kind == "f":
+            missing = part != part  # noqa: PLR0124 - NaN
+            fits = (part == np.floor(part)) & (part >= self._low) & (part <= self._high)
+            return bool((fits | missing).all())
+        return bool(((part >= self._low) & (part <= self._high)).all())
+
+
+def number_matrix(rows: list[Sequence[Any]], dtype: np.dtype[Any], width: int) -> Array | None:
+    """Rows of Python's numbers and None as a matrix; None where one does not go in."""
+    try:
+        with np.errstate(over="ignore"):
+            if dtype.kind == "i":
+                return _integer_matrix(rows, dtype)
+            try:
+                flat = np.fromiter(chain.from_iterable(rows), dtype, len(rows) * width)
+            except TypeError:  # a None
+                return np.array(rows, dtype=dtype)
+            return flat.reshape(len(rows), width)
+    except (OverflowError, ValueError, TypeError):
+        return None
+
+
+def _integer_matrix(rows: list[Sequence[Any]], dtype: np.dtype[Any]) -> Array | None:
+    made = np.array(rows)
+    if made.dtype.kind == "f":  # JSON has one type for 2 and 2.0
+        whole = (made == np.floor(made)) & (made >= -EXACT) & (made <= EXACT)
+        if not whole.all():
+            return None
+        made = made.astype(np.int64)
+    elif made.dtype.kind != "i":
+        return None
+    info = np.iinfo(dtype)
+    if int(made.min()) < info.min or int(made.max()) > info.max:
+        return None
+    return made.astype(dtype, copy=False)
+
+
+def side_by_side(columns: Mapping[str, Array], rows: int, dtype: np.dtype[Any]) -> Array | None:
+    """Typed columns as a matrix; None where some integer has more digits than a double."""
+    made = np.empty((rows, len(columns)), dtype=dtype)
+    for at, column in enumerate(columns.values()):
+        long = column.dtype == np.int64 and dtype.kind == "f"
+        if long and ((column > EXACT) | (column < -EXACT)).any():
+            return None
+        made[:, at] = column
+    return made
