@@ -171,7 +171,7 @@ def run(**peers):
     }  # fmt: skip
 
 
-OURS = {"title": "treadle", "ours": True, "starts": [2.0, 4.0, 3.5], "rss_mb": [129.0],
+OURS = {"title": "treadle", "ours": True, "starts": [2.0, 4.0, 3.5], "pss_mb": [129.0],
         "pss_mb": [100.0], "setting": "all on", "difference": 1e-16,
         "cells": {"64": cell(400, 600), "1": cell(5, 5, p50=3.0, p99=10.0),
                   "100": cell(200, 150)}}  # fmt: skip
@@ -193,7 +193,7 @@ def test_a_missed_target_is_told_from_a_reached_one():
     told = {line.split(" | ")[0].strip("| "): line for line in lines}
     assert told["treadle, 64 connections / nginx"].endswith("| 0.35 [0.30–0.40] | ≥ 0.3 | yes |")
     assert told["treadle, first right answer, s"].endswith("| 3.50 [2.00–4.00] | ≤ 3.0 | **no** |")
-    assert told["treadle, RSS MB"].endswith("| 129 | ≤ 130 | yes |")
+    assert told["treadle, PSS MB"].endswith("| 100 | ≤ 130 | yes |")
 
 
 def test_a_yardstick_that_was_not_at_its_limit_is_named():

@@ -27,8 +27,6 @@ from treadle.operate.limits import Limits
 _log = logging.getLogger("treadle.batch")
 INLINE_S = 0.002
 """A call expected to be shorter runs on the loop's thread."""
-TURNS = 4
-"""So many turns of the loop in a row may bring more company before the call is made."""
 TICK_S = 0.1
 """How often deadlines are looked at."""
 
@@ -132,8 +130,6 @@ class Batcher(Generic[W, R]):
         self._running: list[Job[W, R]] = []
         self._scheduled = False
         self._ticking = False
-        self._seen = self._turns = 0
-        """How many waited when the loop's last turn was over, and how many turns that grew."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cost_s: list[float | None] = [None] * 48
         """What a call took lately, by the number of bits of its number of rows."""
@@ -193,17 +189,6 @@ class Batcher(Generic[W, R]):
     # ---- the loop's thread ----
 
     def _dispatch(self) -> None:
-        waiting = len(self._waiting)
-        if waiting > self._seen and waiting > 1 and self._turns < TURNS:
-            # The last turn of the loop found requests on several sockets, so there may be more: look
-            # again, without waiting for any. A lone request never comes here.
-            self._seen = waiting
-            self._turns += 1
-            loop = self._loop
-            assert loop is not None
-            loop.call_soon(self._dispatch)
-            return
-        self._seen = self._turns = 0
         self._scheduled = False
         if self._running:
             return

@@ -72,7 +72,7 @@ def test_every_way_of_asking_is_answered_as_the_original_does(tmp_path: Path, fl
 def test_the_library_is_imported_only_for_what_was_never_compared(tmp_path: Path) -> None:
     place = folder(tmp_path)
     code = (
-        "import sys, numpy as np\nfrom pathlib import Path\nfrom treadle.operate import model\n"
+        "import sys, numpy as np\nfrom pathlib import Path\nfrom treadle.operate.model import loaded as model\n"
         "from treadle.operate.query import Query\n"
         f"loaded = model.load(Path({str(place)!r}), compiled=True)\n"
         "heavy = lambda: [m for m in ('sklearn', 'pandas', 'scipy', 'skops') if m in sys.modules]\n"

@@ -64,7 +64,7 @@ def test_named_columns_become_a_matrix_in_order_and_absent_ones_are_missing(tmp_
 @needs_torch
 def test_neither_mlflow_nor_pandas_nor_pyarrow_is_imported(tmp_path: Path) -> None:
     code = (
-        "import sys, numpy as np; from pathlib import Path; from treadle.operate import torch_model\n"
+        "import sys, numpy as np; from pathlib import Path; from treadle.operate.model import torch_model\n"
         "print('torch' in sys.modules)\n"
         f"_, call = torch_model.load(Path({str(folder(tmp_path))!r}), {CONF!r}, 'predict', False)\n"
         "call(np.ones((2, 2), 'float32'), {})\n"
