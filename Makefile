@@ -4,10 +4,12 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
   $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$name && break; done)
 VENV := .venv
 TORCH ?= 2.13.0
+ATHERIS ?= 3.0.0
+RUNS ?= 50000
 BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: up test test-slow test-torch clients check bench soak lock clean
+.PHONY: up test test-slow test-torch clients check bench soak fuzz lock clean
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer was found; name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
@@ -49,10 +51,17 @@ bench: $(VENV)/installed  ## the figures of benchmarks/README.md
 soak: $(VENV)/installed  ## long versions of the crash tests
 	@$(BIN)/python -m pytest -q -m soak --timeout 7200
 
+fuzz: $(VENV)/installed  ## atheris on the HTTP protocol and on binary tensors; RUNS=… each
+	@test -x .venv-fuzz/bin/python || $(BIN)/python -m venv .venv-fuzz
+	@echo "import site; site.addsitedir('$(CURDIR)/$$(ls -d $(VENV)/lib/python*/site-packages)')" > "$$(ls -d .venv-fuzz/lib/python*/site-packages)/treadle-venv.pth"
+	@.venv-fuzz/bin/python -c 'import atheris' 2>/dev/null || .venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check atheris==$(ATHERIS)
+	@.venv-fuzz/bin/python tests/fuzz/http_protocol.py -runs=$(RUNS)
+	@.venv-fuzz/bin/python tests/fuzz/binary_decoder.py -runs=$(RUNS)
+
 lock:  ## resolve again, for every platform, with hashes and without host names
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile pyproject.toml --group dev --extra mlflow --extra sklearn --extra xgboost --extra lightgbm --extra onnx --extra compile --extra grpc --extra duckdb --extra postgres \
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean:
-	@rm -rf $(VENV) .venv-clients .venv-torch .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf $(VENV) .venv-clients .venv-torch .venv-fuzz .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

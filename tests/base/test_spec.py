@@ -41,6 +41,7 @@ DATA = {"flights": DataSection(files="data/*.parquet")}
         (lambda: TestSection(blocks="1 day"), "no duration"),
         (lambda: ProcessTarget("process", 65536), "0 to 65535"),
         (lambda: ProcessTarget("process", -1), "0 to 65535"),
+        (lambda: ProcessTarget("process", workers=0), "1 to 64"),
         (lambda: FalseAlarms(0), "> 0"),
         (lambda: FalseAlarms(per="x"), "no duration"),
         (lambda: Truth("a", "x"), "no duration"),

@@ -48,11 +48,13 @@ def env_folder(tmp_path: Path) -> Iterator[Path]:
 def roll_out(env_folder: Path, model_folders: dict[str, Path]) -> Callable[..., Any]:
     from treadle.base.spec import ProcessTarget
 
-    def go(release: int, model: str = "one", *, port: int = 0, **more: Any) -> Any:
+    def go(
+        release: int, model: str = "one", *, port: int = 0, workers: int = 1, **more: Any
+    ) -> Any:
         more = {"content": f"sha256:{model}", **more}
         return process.roll_out(
             env_folder,
-            ProcessTarget(target="process", port=port),
+            ProcessTarget(target="process", port=port, workers=workers),
             release,
             model_folders[model],
             environment="local",

@@ -174,6 +174,26 @@ def test_a_crashed_server_comes_back_on_its_port(
 
 
 @pytest.mark.slow
+def test_a_dead_worker_of_several_makes_the_service_not_ready_until_it_is_replaced(
+    env_folder: Path, roll_out: Callable[..., Any]
+) -> None:
+    done = roll_out(1, workers=2)
+    state = served(env_folder)
+    assert state.workers == state.ready == len(state.server_pids) == 2
+    os.kill(state.server_pids[1], signal.SIGKILL)
+    wait_for(lambda: process.observe(env_folder).restarts == 1)
+    assert ask(connect(done.address))[0] == 200  # the other answers meanwhile
+    wait_for(lambda: process.observe(env_folder).status == "serving", 60)
+    wait_for(lambda: served(env_folder).ready == 2, 60)
+    assert set(served(env_folder).server_pids) != set(state.server_pids)
+
+
+def served(env_folder: Path) -> supervision.Supervised:
+    state = supervision.read(env_folder / supervision.STATE, supervision.Supervised)
+    assert state is not None
+    return state
+
+
 def test_when_the_supervisor_is_killed_the_server_ends_too(
     env_folder: Path, roll_out: Callable[..., Any]
 ) -> None:

@@ -196,20 +196,12 @@ def schemathesis(client: Client, tool: Tool, served: Served, document: str, tmp_
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
-COLUMNS_DIFFER = pytest.mark.xfail(
-    reason="dataframe_split.columns: the description wants texts, the codec also takes null and, "
-    "where there are no rows, anything"
-)
-
-
-@COLUMNS_DIFFER
 def test_schemathesis_on_the_served_description(
     client: Client, tool: Tool, linear: Served, tmp_path: Path
 ) -> None:
     schemathesis(client, tool, linear, f"{linear.address}/openapi.json", tmp_path)
 
 
-@COLUMNS_DIFFER
 def test_schemathesis_on_the_served_description_of_columns(
     client: Client, tool: Tool, columns: Served, tmp_path: Path
 ) -> None:

@@ -144,10 +144,14 @@ class ProcessTarget:
     port: int = 8080
     """0 takes any free port; `treadle status` shows it."""
     host: str = "127.0.0.1"
+    workers: int = 1
+    """Processes that share the port; each holds the model and its share of the processors."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"a port is a number from 0 to 65535, not {self.port}")
+        if not 1 <= self.workers <= 64:
+            raise ValueError(f"workers are a number from 1 to 64, not {self.workers}")
 
 
 @_section

@@ -88,7 +88,7 @@ def roll_out(
 
     Args:
         env_folder: `.treadle/environments/NAME`, made if it does not exist.
-        target: host and port.
+        target: host, port and number of workers.
         release: the number, part of every prediction id and the model's version.
         model_folder: the model directory, which must stay where it is while it is served.
         environment: the environment's name, the first part of every prediction id.
@@ -98,7 +98,7 @@ def roll_out(
         run: id of the run that made the model.
         capture: how much of the traffic is kept (default: all, capped).
         trust_pickle: whether formats that can run code may be loaded.
-        start_timeout_s: how long a server may take to get ready.
+        start_timeout_s: how long each worker may take to get ready.
         linger_s: how long the old server keeps idle connections open.
         report: progress.
     """
@@ -127,7 +127,7 @@ def roll_out(
     wanted = Wanted(
         clock.ulid(), str(model_folder.resolve()), release, content, tuple(arguments),
         {key: os.path.abspath(os.environ[key]) for key in _PASSED if key in os.environ},
-        start_timeout_s, linger_s,
+        start_timeout_s, linger_s, target.workers,
     )  # fmt: skip
     state, running, lock = _claim(env_folder)
     same = (
@@ -158,7 +158,7 @@ def roll_out(
         with listener:
             process = _spawn(env_folder, listener, lock)
             crash.point("deploy.spawned")
-    done = _await(env_folder, wanted, process, start_timeout_s + 30)
+    done = _await(env_folder, wanted, process, start_timeout_s * target.workers + 30)
     if done.error is not None:
         raise Refused(
             f"release {release} did not get ready: {done.error}"
@@ -166,6 +166,8 @@ def roll_out(
             hint=done.hint or f"read {env_folder / supervision.LOG}",
         )
     _forget_lists(env_folder, release)
+    if done.compared:
+        report(done.compared, detail=True)
     return Rollout(
         id=wanted.id, environment=environment, release=release, started=started, status="done",
         ended=clock.text(clock.now()), instance=done.instance, address=done.address,

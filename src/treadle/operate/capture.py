@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from treadle.operate.model.loaded import Prepared
 _log = logging.getLogger("treadle.capture")
 LATEST_S = 0.2
 """A record is with the operating system at most this long after its answer."""
+RESERVE = 100
+"""So many requests of the minute's share may come at once; of a large share, a twentieth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Capture:
         rate: float = 1.0,
         per_minute: int = 6000,
         queue_requests: int = 2000,
-        queue_rows: int = 200_000,
+        queue_rows: int = 10_000,
         max_bytes: int = 16 << 20,
         max_age_s: float = 300.0,
         exclude: Collection[str] = (),
@@ -66,12 +69,15 @@ class Capture:
             folder, instance, max_bytes=max_bytes, max_age_s=max_age_s
         )
         self._who = (environment, release, instance, model)
-        self._rate, self._per_minute = rate, per_minute
+        self._rate = rate
+        # Together never more than `per_minute` in any minute.
+        self._reserve = float(max(min(per_minute, RESERVE), per_minute // 20))
+        self._per_second = (per_minute - self._reserve) / 60
+        self._left, self._filled = self._reserve, perf_counter()
         self._queue_requests, self._queue_rows = queue_requests, queue_rows
         self._exclude, self._hashed = frozenset(exclude), frozenset(hashed)
         self._queue: deque[Taken] = deque()
         self._rows = 0
-        self._minute, self._in_minute = clock.elapsed(), 0
         self._lock = threading.Lock()
         self._wake, self._flushed = threading.Event(), threading.Condition()
         self._asked = self._done = 0
@@ -82,25 +88,28 @@ class Capture:
         self._thread.start()
 
     def wants(self) -> bool:
-        """Whether the next request belongs to the sample; counts it in if so. Never waits."""
+        """Whether the next request belongs to the sample; counts it in if so. Never waits.
+
+        The minute's share is given out evenly, but for a reserve: a busy second must neither use it
+        up, nor make the server busy with its own records.
+        """
         if self._rate < 1 and random.random() >= self._rate:  # noqa: S311 - a sample, no secret
             return False
-        if self._in_minute < self._per_minute:
-            self._in_minute += 1
-            return True
-        now = clock.elapsed()
-        if now - self._minute < 60:
+        now = perf_counter()
+        left = self._left + (now - self._filled) * self._per_second
+        self._filled = now
+        if left < 1.0:
+            self._left = left
             self.dropped["per_minute"] += 1
             return False
-        self._minute, self._in_minute = now, 1
-        return self._per_minute > 0
+        self._left = min(self._reserve, left) - 1.0
+        return True
 
     def take(self, item: Taken) -> None:
         """Queue a request that was wanted; costs microseconds and never waits for the disk."""
         with self._lock:
-            if (
-                len(self._queue) >= self._queue_requests
-                or self._rows + item.rows > self._queue_rows
+            if len(self._queue) >= self._queue_requests or (
+                self._queue and self._rows + item.rows > self._queue_rows
             ):
                 self.dropped["queue"] += 1
                 return

@@ -164,9 +164,7 @@ class Forms:
         widths = set(map(len, data))
         if columns is not None and not isinstance(columns, list):
             raise WrongInput(f"{where}.columns", "a list of texts", _word(columns))
-        if columns is None or (
-            columns and columns == list(range(len(columns)))
-        ):  # pandas' own: no names
+        if columns is None or _numbered(columns):
             if rows and len(widths) != 1:
                 self._ragged(f"{where}.data", data, len(data[0]))
             return self._by_position(f"{where}.data", data)
@@ -293,6 +291,11 @@ def _missing(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _missing(item) for name, item in value.items()}
     return None if isinstance(value, float) and value != value else value  # noqa: PLR0124
+
+
+def _numbered(columns: list[Any]) -> bool:
+    """Whether these are the numbers that pandas gives columns without names."""
+    return set(map(type, columns)) == {int} and columns == list(range(len(columns)))
 
 
 def _word(value: Any, listed: str = "a list") -> str:

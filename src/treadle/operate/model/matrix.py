@@ -6,8 +6,8 @@ itself (`signature.convert`), which says what is wrong in which row, or keeps th
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,14 @@ def number_matrix(rows: list[Sequence[Any]], dtype: np.dtype[Any], width: int) -
         with np.errstate(over="ignore"):
             if dtype.kind == "i":
                 return _integer_matrix(rows, dtype)
+            numbers = array("d")  # a third quicker than numpy at reading Python's numbers
             try:
-                flat = np.fromiter(chain.from_iterable(rows), dtype, len(rows) * width)
+                for row in rows:
+                    numbers.fromlist(row)  # type: ignore[arg-type]  # else it is a TypeError
             except TypeError:  # a None
                 return np.array(rows, dtype=dtype)
-            return flat.reshape(len(rows), width)
+            made = np.frombuffer(numbers).reshape(len(rows), width)
+            return made if dtype == made.dtype else made.astype(dtype)
     except (OverflowError, ValueError, TypeError):
         return None
 
