@@ -7,7 +7,6 @@ row, or records for a model with several outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from treadle.operate.codec import csv, json
 from treadle.operate.codec.forms import Forms
 from treadle.operate.limits import Limits
 from treadle.operate.model.signature import Signature, WrongInput
-from treadle.operate.query import Answer, Outputs, Query
+from treadle.operate.query import Answer, Query
 
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _UNWRAPPED = {"messages", "prompt", "input"}
@@ -91,14 +90,3 @@ def media_type(content_type: str | None) -> str:
 def encode_error(code: str, message: str) -> bytes:
     """The body of an error: `code` is MLflow's word, such as BAD_REQUEST."""
     return json.dumps({"error_code": code, "message": message})
-
-
-def decode(body: bytes, content_type: str | None, signature: Signature) -> Query:
-    """The query in a body, for a caller that has few of them."""
-    return Scoring(signature, Limits()).decode(body, content_type)
-
-
-def encode(outputs: Mapping[str, Array]) -> bytes:
-    """The body of an answer, for a caller that has few of them."""
-    rows = min(map(len, outputs.values()), default=0)
-    return Scoring(Signature(), Limits()).encode(Answer("", Outputs(outputs), 0, rows, 0.0))

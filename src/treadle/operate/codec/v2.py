@@ -21,7 +21,7 @@ from msgspec import UNSET, UnsetType
 from treadle.operate.codec import binary, json, nested
 from treadle.operate.limits import Limits
 from treadle.operate.model.signature import Field, Signature, WrongInput
-from treadle.operate.query import Answer, Outputs, Query
+from treadle.operate.query import Answer, Query
 
 Array = np.ndarray[Any, Any]
 
@@ -423,25 +423,3 @@ def index(body: bytes, *, model: str, version: str, ready: bool) -> list[dict[st
         return []
     state, reason = ("READY", "") if ready else ("UNAVAILABLE", "it is not ready yet")
     return [{"name": model, "version": version, "state": state, "reason": reason}]
-
-
-def decode(body: bytes) -> tuple[Query, str | None, tuple[str, ...] | None]:
-    """The query, the client's id and the requested outputs, for a caller that has few of them."""
-    request = Inference(Signature(), Limits(), model="", version="").decode(body)
-    return request.query, request.id, request.requested
-
-
-def encode(
-    outputs: Mapping[str, Array],
-    *,
-    model: str,
-    version: str,
-    identity: str,
-    requested: tuple[str, ...] | None = None,
-) -> bytes:
-    """The body of an answer, for a caller that has few of them."""
-    rows = min(map(len, outputs.values()), default=0)
-    answer = Answer(identity, Outputs(outputs), 0, rows, 0.0)
-    request = Request(Query(rows), None, requested, {}, False)
-    codec = Inference(Signature(), Limits(), model=model, version=version)
-    return codec.encode(answer, request)[0]
