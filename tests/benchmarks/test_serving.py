@@ -171,7 +171,7 @@ def run(**peers):
     }  # fmt: skip
 
 
-OURS = {"title": "treadle", "ours": True, "starts": [2.0, 4.0, 3.5], "pss_mb": [129.0],
+OURS = {"title": "treadle", "ours": True, "starts": [2.0, 4.0, 3.5], "rss_mb": [129.0],
         "pss_mb": [100.0], "setting": "all on", "difference": 1e-16,
         "cells": {"64": cell(400, 600), "1": cell(5, 5, p50=3.0, p99=10.0),
                   "100": cell(200, 150)}}  # fmt: skip

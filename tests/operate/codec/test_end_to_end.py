@@ -117,3 +117,10 @@ def test_no_rows_are_no_predictions(loaded: model.LoadedModel) -> None:
         query = scoring.decode(json.dumps(document).encode(), "application/json")
         assert query.rows == 0
         assert scoring.encode(answered(loaded, query)) == b'{"predictions":[]}'
+        some = scoring.decode(
+            json.dumps(
+                {"dataframe_split": {"columns": NAMES, "data": [["UA", 1, 2, 1.5, True]]}}
+            ).encode(),
+            "application/json",
+        )
+        assert answered(loaded, query).names == answered(loaded, some).names

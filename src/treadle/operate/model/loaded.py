@@ -108,8 +108,9 @@ class LoadedModel:
     def answer(self, prepared: Prepared) -> dict[str, Array]:
         """Call the model: output name → array with one row a row. No call for 0 rows."""
         if prepared.rows == 0:
-            names = [f.name for f in self.signature.outputs] or [self.function]
-            return {names[0]: np.empty(0)}
+            several = [field.name for field in self.signature.outputs[1:]]
+            names = [self.signature.outputs[0].name, *several] if several else [self._output_name()]
+            return {name: np.empty(0) for name in names}  # the names that rows would have
         raw = self.call(prepared.data, prepared.params)
         outputs = _outputs(raw, self._output_name())
         for name, values in outputs.items():
