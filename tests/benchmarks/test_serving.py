@@ -257,4 +257,4 @@ def test_the_whole_benchmark_runs(tmp_path):
         peer = found["cases"][case]["peers"][name]
         assert peer["difference"] <= 1e-6
         assert peer["cells"]["64"][0]["requests"] > 0
-    assert "### Reached" in done.stdout
+    assert "### Targets" in done.stdout

@@ -330,3 +330,16 @@ def test_equal_columns_are_one_tuple_and_two_threads_never_mix_them() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(run, [["a", "b"], ["b", "a"]] * 2))
+
+
+@pytest.mark.parametrize("columns", [[0], [0, 1, 2], [False, True], [1, 0]])
+@pytest.mark.parametrize("data", [[], [[1.0, 2.0]]])
+def test_columns_by_number_are_as_many_as_the_model_has(
+    columns: list[Any], data: list[Any]
+) -> None:
+    two = Signature((Field("a", "double"), Field("b", "double")))
+    body = {"dataframe_split": {"columns": columns, "data": data}}
+    with pytest.raises(WrongInput, match=r"dataframe_split"):
+        scoring(two).decode(json.dumps(body).encode(), JSON)
+    good = {"dataframe_split": {"columns": [0, 1], "data": data}}
+    assert scoring(two).decode(json.dumps(good).encode(), JSON).rows == len(data)

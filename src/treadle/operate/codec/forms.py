@@ -35,6 +35,7 @@ class Forms:
         fields = signature.inputs
         self._tensors = signature.tensors
         self._signature = signature
+        self._width = signature.width
         self._features = frozenset(signature.features)
         floats = [np.dtype(f.dtype or "float64").kind == "f" for f in fields if f.tensor]
         self._floats = bool(floats) and all(floats)
@@ -165,8 +166,11 @@ class Forms:
         if columns is not None and not isinstance(columns, list):
             raise WrongInput(f"{where}.columns", "a list of texts", _word(columns))
         if columns is None or _numbered(columns):
-            if rows and len(widths) != 1:
-                self._ragged(f"{where}.data", data, len(data[0]))
+            width = len(data[0]) if columns is None and rows else len(columns or ())
+            if rows and widths != {width}:
+                self._ragged(f"{where}.data", data, width)
+            if columns and self._width not in (0, len(columns)):
+                raise WrongInput(f"{where}.columns", f"{self._width} columns", f"{len(columns)}")
             return self._by_position(f"{where}.data", data)
         if not set(map(type, columns)) <= {str}:
             raise WrongInput(f"{where}.columns", "a list of texts", "something else")

@@ -100,21 +100,13 @@ def split(signature: Signature) -> Schema:
         data = rows_by_position(signature)
     index = {"type": ["array", "null"], "description": "is not looked at"}
     forms: list[Schema] = [columns, {"type": "null", "description": "by position"}]
-    width = _width(signature)
+    width = signature.width
     if width:
         forms.append(_exactly([{"const": number} for number in range(width)]))
     return {
         "type": "object", "required": ["data"], "additionalProperties": False,
         "properties": {"columns": {"anyOf": forms}, "index": index, "data": data},
     }  # fmt: skip
-
-
-def _width(signature: Signature) -> int:
-    """How many columns rows by position have; 0 where that is not known."""
-    if not signature.tensors:
-        return len(signature.inputs)
-    shape = signature.inputs[0].shape or ()
-    return shape[1] if len(signature.inputs) == 1 and len(shape) == 2 and shape[1] > 0 else 0
 
 
 def instances(signature: Signature) -> Schema:

@@ -146,6 +146,14 @@ class Signature:
         return any(field.tensor for field in self.inputs)
 
     @property
+    def width(self) -> int:
+        """How many columns rows by position have; 0 where that is not known."""
+        if not self.tensors:
+            return len(self.inputs)
+        shape = self.inputs[0].shape or ()
+        return shape[1] if len(self.inputs) == 1 and len(shape) == 2 and shape[1] > 0 else 0
+
+    @property
     def features(self) -> tuple[str, ...]:
         """Names of the input columns, in the model's order."""
         return tuple(field.name for field in self.inputs)
