@@ -25,11 +25,15 @@ from grpc import aio
 from tests.deploy import models
 
 from treadle.base.errors import UsageError
+from treadle.operate import counters
 from treadle.operate import grpc as served
 from treadle.operate.codec import proto
 from treadle.operate.limits import Limits
+from treadle.operate.metrics import Metrics
 from treadle.operate.model import loaded as model
+from treadle.operate.options import Options
 from treadle.operate.plane import Identity, Plane
+from treadle.operate.serving import Serving
 
 OPTIONS = [("grpc.enable_retries", 0)]
 ALONE = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
@@ -473,3 +477,14 @@ def test_tls_takes_a_new_certificate_when_its_files_change(plane: Plane, tmp_pat
             assert (await Asker(channel)("ServerLive")).live
 
     session(plane, work, certificate=files, credentials=grpc.ssl_channel_credentials(first))
+
+
+def test_a_worker_tells_grpc_of_all_workers_and_not_of_itself_alone(sklearn_folder: Path) -> None:
+    metrics = Metrics()
+    serving = Serving(Options(model=sklearn_folder, grpc_port=0), metrics)
+    try:
+        assert serving._grpc is not None and not serving._grpc._ready
+        metrics.shared.header[counters.READY] = 1
+        assert serving._grpc._ready
+    finally:
+        serving._service.close()

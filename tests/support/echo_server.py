@@ -43,7 +43,7 @@ def main() -> None:
             return counts[1 - own] < present
 
     logging.basicConfig(stream=sys.stderr)
-    runner.run(
+    server = runner.Server(
         Echo(keep=False), inherited(options.fd), http=http, limits=Limits(),
         tls=Certificates(*options.certificate) if options.certificate else None,
         swap_linger_s=options.swap, stop_linger_s=options.stop, grace_s=options.grace,
@@ -51,6 +51,7 @@ def main() -> None:
         drained=lambda: say("drained"), flush=lambda: say("flushed"),
         heartbeat=lambda: say("beat"), crowded=crowded,
     )  # fmt: skip
+    runner.run(server.serve())
     say("ended", "uvicorn" in sys.modules)
 
 

@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import secrets
-import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -85,7 +84,7 @@ class Serving:
             return None
         from treadle.operate import grpc
 
-        server = grpc.of(self._options, self._plane, self._metrics.request)
+        server = grpc.of(self._options, self._plane, self._metrics.request, self._metrics.ready)
         # Known now and not when the version before has gone: this port can be had.
         grpc.reserve(self._options.host, self._options.grpc_port).close()
         return server
@@ -120,17 +119,11 @@ class Serving:
         self, listener: socket.socket, *, started: Callable[[], None], drained: Callable[[], None]
     ) -> None:
         """Accept, answer, and drain when a signal says so."""
-        import uvloop
-
         # The loop's thread shares the interpreter with those of capture and of long predictions:
         # a hand-over costs microseconds, the usual 5 ms would be the 99th percentile.
         sys.setswitchinterval(0.0002)
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-                loop.run(self._serve(listener, started, drained))
-            # The loop's handlers are gone; a late signal must not make a bad end of this good one.
-            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-                signal.signal(number, signal.SIG_IGN)
+            runner.run(self._serve(listener, started, drained))
         finally:
             self._service.close()
 

@@ -19,8 +19,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
-from typing import Literal, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, Protocol
 
 import uvloop
 
@@ -53,38 +53,13 @@ class Front(Protocol):
         """Close all at once."""
 
 
-def run(
-    service: Service,
-    listener: socket.socket,
-    *,
-    http: Literal["own", "uvicorn"] = "own",
-    limits: Limits,
-    tls: Certificates | None = None,
-    swap_linger_s: float = 10.0,
-    stop_linger_s: float = 1.0,
-    grace_s: float = 30.0,
-    lifeline: int | None = None,
-    started: Callable[[], None] = lambda: None,
-    drained: Callable[[], None] = lambda: None,
-    flush: Callable[[], None] = lambda: None,
-    heartbeat: Callable[[], None] | None = None,
-    crowded: Callable[[int], bool] | None = None,
-) -> None:
-    """Serve on a bound socket until a signal ends it. To be called in the main thread.
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a server (`Server(…).serve()`, perhaps with others beside it) until a signal ends it.
 
-    `started` is called when connections are accepted, `drained` when no more are; `flush` at
-    SIGUSR1; `heartbeat` every second, as long as the loop turns. `lifeline` is a descriptor that
-    gives end of file when the parent is gone. `crowded` is told how many connections there are and
-    says whether another worker has fewer.
+    To be called in the main thread.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(
-            Server(
-                service, listener, http=http, limits=limits, tls=tls, swap_linger_s=swap_linger_s,
-                stop_linger_s=stop_linger_s, grace_s=grace_s, lifeline=lifeline, started=started,
-                drained=drained, flush=flush, heartbeat=heartbeat, crowded=crowded,
-            ).serve()
-        )  # fmt: skip
+        runner.run(main)
     # The loop's handlers are gone; a late signal must not turn this good end into a bad one.
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
@@ -111,7 +86,13 @@ class Server:
         heartbeat: Callable[[], None] | None = None,
         crowded: Callable[[int], bool] | None = None,
     ) -> None:
-        """As `run`."""
+        """Serves on a bound socket.
+
+        `started` is called when connections are accepted, `drained` when no more are; `flush` at
+        SIGUSR1; `heartbeat` every second, as long as the loop turns. `lifeline` is a descriptor that
+        gives end of file when the parent is gone. `crowded` is told how many connections there are
+        and says whether another worker has fewer.
+        """
         self._service, self._socket, self._limits, self._tls = service, listener, limits, tls
         self._http = http
         self._swap_linger_s, self._stop_linger_s = swap_linger_s, stop_linger_s
