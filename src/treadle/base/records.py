@@ -228,6 +228,21 @@ class Release(Digested):
 
 
 @dataclass(frozen=True)
+class Image(Digested):
+    """A built image: what it is made of, platform by platform, and the digest it is pulled by."""
+
+    reference: str
+    """Digest of the manifest, or of the index where there are several platforms."""
+    purpose: str
+    plans: dict[str, Any]
+    """Platform → the plan (build/image.ImagePlan) as plain values: from it the digest follows."""
+    model: str | None = None
+    """Digest of the model directory's content, for `serve`."""
+    size_bytes: int = 0
+    """Of all blobs as they are sent, every platform together."""
+
+
+@dataclass(frozen=True)
 class Rollout(Digested):
     """A deployment of a release: wanted against actual."""
 
@@ -241,6 +256,8 @@ class Rollout(Digested):
     """The model server's instance id, part of every prediction id."""
     address: str = ""
     error: str | None = None
+    image: str = ""
+    """Digest of the container image that was rolled out; empty for a process."""
 
 
 # ---- monitor -------------------------------------------------------------------------------------

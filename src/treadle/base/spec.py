@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from treadle.base.clock import duration_s
 
 Task = Literal["binary", "multiclass", "regression"]
+PLATFORMS = ("linux/amd64", "linux/arm64")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
@@ -95,6 +96,25 @@ class ModelSection:
     compile: Literal["auto"] | None = None
     """`auto`: answer by a faster form of the model (a matrix product, ONNX Runtime) where the
     comparison on the holdout shows the same answers; by default the model's own library answers."""
+
+
+@_section
+@dataclass(frozen=True)
+class BuildSection:
+    """How images of this project are built."""
+
+    base: str | None = None
+    """The image that everything is laid on: a reference in a registry, `oci:DIR` or
+    `docker-archive:FILE`; by default the slim image of the Python that trained."""
+    platforms: tuple[str, ...] = ()
+    """`linux/amd64`, `linux/arm64`; by default this machine's processor."""
+    interpreter: str | None = None
+    """A folder with a Python for a base that has none."""
+
+    def __post_init__(self) -> None:
+        for platform in self.platforms:
+            if platform not in PLATFORMS:
+                raise ValueError(f"a platform is {' or '.join(PLATFORMS)}, not {platform}")
 
 
 @_section
@@ -258,6 +278,7 @@ class Spec:
     trust: Literal["pickle"] | None = None
     """`pickle` lets results and models be stored in a format that can run code when loaded."""
     steps: dict[str, StepSection] = field(default_factory=dict)
+    build: BuildSection = field(default_factory=BuildSection)
     test: TestSection = field(default_factory=TestSection)
     deploy: dict[str, DeployTarget] = field(
         default_factory=lambda: {"local": ProcessTarget(target="process")}

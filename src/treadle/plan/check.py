@@ -43,6 +43,7 @@ _SHAPES = {
     "test": "test: {gates: [{metric: roc_auc, at_least: 0.62}]}",
     "gates": "gates: [{metric: roc_auc, at_least: 0.62}]",
     "deploy": "deploy: {local: {target: process, port: 8080}}",
+    "build": "build: {base: python:3.12-slim}",
     "monitor": "monitor: {window: 7d}",
     "truth": "truth: {data: arrivals, matures: 1d}",
     "retrain": "retrain: {when: [drift], cooldown: 7d}",
