@@ -1,4 +1,4 @@
-"""`approve` and `rollback`: a person's moves."""
+"""`approve`, `promote` and `rollback`: a person's moves."""
 
 from __future__ import annotations
 
@@ -30,6 +30,45 @@ def approve(
         {"decision": done.decision, "next": done.next},
         f"{done.decision.words}\n\nnext: {done.next}",
     )
+    return 0
+
+
+@click.command()
+@click.option("--from", "source", metavar="NAME", required=True, help="Where it runs already.")
+@ENVIRONMENT
+@click.option(
+    "--release", "number", type=click.IntRange(1), help="A release of it; by default its champion."
+)
+@click.option("--reason", default="", help="Why; it stands in the ledger under your name.")
+@click.option("--dry-run", is_flag=True, help="Only the preview.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common
+def promote(
+    *,
+    source: str,
+    environment: str | None,
+    number: int | None,
+    reason: str,
+    dry_run: bool,
+    yes: bool,
+    console: Console,
+) -> int:
+    """The champion of one environment becomes that of another: the same model, the same image;
+    nothing is trained or built again."""
+    from treadle.loop import promotion
+
+    project = open_project(create=False, write=True, report=console.report)
+    source, name = project.environment(source), project.environment(environment)
+    would = promotion.preview(project, source, name, number)
+    if dry_run:
+        console.result(would, would.words)
+        return 0
+    if not yes:
+        console.line(would.words)
+        if not console.ask("promote?", "--yes"):
+            return 1
+    done = promotion.promote(project, source, name, number, reason)
+    console.result(done, f"{done.words}\n\nnext: treadle status --env {done.environment}")
     return 0
 
 

@@ -39,6 +39,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("look:explain", "Why did, or didn't, something happen."),
     "lineage": ("look:lineage", "From a prediction id back to its data, and the reverse."),
     "ledger": ("look:ledger", "Every decision: what, by which rule, on which evidence, by whom."),
+    "promote": (
+        "decide:promote",
+        "The champion of one environment to another: the same image, no rebuild.",
+    ),
     "rollback": ("decide:rollback", "Back to the previous (or a named) release; no retraining."),
     "logs": ("service:logs", "The model server's log."),
     "down": ("service:down", "Stop the service; nothing recorded is lost."),
