@@ -1,0 +1,111 @@
+"""What goes into an image beside its base and the server: requirements, files, process, labels.
+
+One function a purpose and source: a release of a project, any MLflow model directory, a project's
+own training environment, the hub.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from treadle.base.digest import digest, digest_tree
+from treadle.base.errors import UsageError
+from treadle.base.image import Purpose
+from treadle.base.plain import from_plain
+from treadle.base.records import Model, Release, Run
+from treadle.build import image
+from treadle.build.image import Process
+from treadle.loop.project import Project
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an image is about."""
+
+    purpose: Purpose
+    name: str
+    """Of the project or the directory: the model's name and the image's default name."""
+    process: Process
+    flavor: str | None = None
+    requirements: tuple[str, ...] = ()
+    """What the model or the project pins itself; the server's own come on top."""
+    model_folder: Path | None = None
+    model_files: dict[str, str] = field(default_factory=dict)
+    """Relative path → digest."""
+    content: str = ""
+    code: dict[str, Path] = field(default_factory=dict)
+    """Path below the project's folder in the image → file."""
+    annotations: dict[str, str] = field(default_factory=dict)
+    """Content digests: model, data, code."""
+    release: int | None = None
+    run: str = ""
+
+
+def of_release(project: Project, release: Release) -> Subject:
+    """The released model, as it was judged."""
+    model = from_plain(Model, project.journal.get("model", release.model))
+    state = project.require_state()
+    told = {"model": model.content}
+    run = project.journal.get("run", release.run)
+    if run is not None:
+        made = from_plain(Run, run)
+        told["data"] = digest(dict(sorted(made.snapshots.items())))
+        told["code"] = made.code
+    trusted = project.spec.trust == "pickle"
+    return Subject(
+        "serve", project.spec.project,
+        image.server(project.spec.project, model.content, trust_pickle=trusted),
+        flavor=model.flavor, requirements=model.requirements,
+        model_folder=state.model_folder(model.content), model_files=dict(model.files),
+        content=model.content, annotations=told, release=release.number, run=release.run,
+    )  # fmt: skip
+
+
+def of_folder(folder: Path, *, trust_pickle: bool = False) -> Subject:
+    """Any MLflow model directory: its own requirements, its bytes."""
+    if not (folder / "MLmodel").is_file():
+        raise UsageError(
+            f"{folder} is no model directory: it has no MLmodel file",
+            hint="name a directory that MLflow or Treadle saved a model in",
+        )
+    content, files = digest_tree(folder)
+    name = re.sub(r"[^a-z0-9._-]+", "-", folder.resolve().name.lower()).strip("-._") or "model"
+    return Subject(
+        "serve", name, image.server(name, content, trust_pickle=trust_pickle),
+        flavor=_flavor(folder), requirements=_requirements(folder), model_folder=folder,
+        model_files=files, content=content, annotations={"model": content},
+    )  # fmt: skip
+
+
+def _flavor(folder: Path) -> str:
+    """The flavor that the server will load by."""
+    import ast
+
+    native = ("sklearn", "xgboost", "lightgbm", "onnx", "pytorch")
+    text = (folder / "MLmodel").read_text(encoding="utf-8")
+    found = [name for name in native if re.search(rf"^  {name}:\s*$", text, re.MULTILINE)]
+    if not found and text.lstrip().startswith("{"):
+        try:
+            flavors = json.loads(text).get("flavors", {})
+        except ValueError:
+            flavors = ast.literal_eval("{}")
+        found = [name for name in native if name in flavors]
+    return found[0] if found else "pyfunc"
+
+
+def _requirements(folder: Path) -> tuple[str, ...]:
+    try:
+        lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder} has no requirements.txt: what its image needs is not known",
+            hint="write one, a line `name==version` for each package the model is loaded with",
+        ) from None
+    stripped = (line.partition("#")[0].strip() for line in lines)
+    return tuple(line for line in stripped if line)
+
+
+__all__ = ["Subject", "of_folder", "of_release"]
