@@ -1,0 +1,1 @@
+"""Images where they are: registries, layout folders and archives, by the OCI specifications."""
