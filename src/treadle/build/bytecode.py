@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from treadle.base.errors import TreadleError
 
 _LENGTH = struct.Struct(">I")
-_PROGRAM = r"""
+PROGRAM = r"""
 import struct, sys, warnings
 from importlib._bootstrap_external import _code_to_hash_pyc
 from importlib.util import source_hash
@@ -62,7 +62,7 @@ def compiled(sources: Mapping[str, bytes]) -> dict[str, bytes]:
         text = name.encode()
         sent += [_LENGTH.pack(len(text)), text, _LENGTH.pack(len(sources[name])), sources[name]]
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _PROGRAM],
+        [sys.executable, "-I", "-S", "-c", PROGRAM],
         input=b"".join(sent), capture_output=True, check=False,
         env={"PYTHONHASHSEED": "0", "LC_ALL": "C", "PATH": ""},
     )  # fmt: skip

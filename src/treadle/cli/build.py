@@ -67,7 +67,6 @@ def build(
         update=update,
         force=force,
         dry_run=dry_run,
-        explain=explain,
         context=context,
     )
     if folder is not None:

@@ -1,0 +1,461 @@
+"""Building images: base, wheels, server, code and model become layers; they go where they are wanted.
+
+What an image is made of is a plan; the plan's digest decides whether anything is to be done. Nothing
+here needs a daemon, and nothing of it differs from turn to turn: release and run travel beside the
+image, in an attached artifact and in the environment of the process.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treadle.base.digest import digest
+from treadle.base.errors import Refused, UsageError
+from treadle.base.image import Blob, BuiltImage, Platform, Purpose, Wheel
+from treadle.base.log import Report, silent
+from treadle.base.plain import from_plain, to_plain
+from treadle.base.records import Image, Release
+from treadle.base.spec import BuildSection
+from treadle.build import base as bases
+from treadle.build import image as images
+from treadle.build import layer, lock, needs, runtime, wheel
+from treadle.build.image import ImagePlan, Part
+from treadle.clients import wheels
+from treadle.clients.cache import Cache
+from treadle.clients.files import write_file
+from treadle.clients.journal import Changes
+from treadle.clients.oci import source
+from treadle.loop import subject as subjects
+from treadle.loop.subject import Subject
+
+if TYPE_CHECKING:
+    from treadle.loop.project import Project
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked of a build."""
+
+    purpose: Purpose = "serve"
+    output: str | None = None
+    platforms: tuple[str, ...] = ()
+    base: str | None = None
+    update: bool = False
+    force: bool = False
+    dry_run: bool = False
+    context: Path | None = None
+    """Where to write a Dockerfile instead."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One layer beside that of the image before."""
+
+    platform: str
+    layer: str
+    action: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build came to."""
+
+    reference: str
+    """By digest, where it is now; of a dry run the plan's digest."""
+    digest: str
+    purpose: str
+    platforms: tuple[str, ...]
+    size_bytes: int = 0
+    sent_bytes: int = 0
+    blobs: dict[str, str] = field(default_factory=dict)
+    """Title → had, mounted, sent."""
+    changes: tuple[Change, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One platform's plan, and how its layers are made when they are wanted."""
+
+    plan: ImagePlan
+    base: images.Base
+    layers: tuple[Callable[[], Blob], ...]
+    wheels: tuple[Wheel, ...]
+    interpreter: str
+    """Path of the Python in the image."""
+
+    def assemble(self) -> BuiltImage:
+        """Make what is not made yet, several layers at once, and put them together."""
+        return images.assemble(self.plan, self.base, layer.together(self.layers))
+
+
+# ---- the journeys --------------------------------------------------------------------------------
+
+
+def build(
+    project: Project, environment: str, wishes: Wishes, *, number: int | None = None
+) -> Built:
+    """The image of an environment's champion (or of a release, or for training, or the hub)."""
+    from treadle.loop.service import chosen_release
+
+    place = project.spec.place(environment)
+    release: Release | None = None
+    if wishes.purpose == "serve":
+        release = chosen_release(project, place, number, None)
+        about = subjects.of_release(project, release)
+    elif wishes.purpose == "train":
+        about = subjects.of_training(project)
+    else:
+        about = subjects.of_hub(project.spec.project)
+    output = wishes.output or getattr(project.spec.deploy[place], "image", None)
+    if output is None:
+        output = f"oci:{project.require_state().folder / 'images'}"
+    maker = Maker(about, project.spec.build, wishes, folder=project.folder, report=project.report)
+    built, image = maker.build(output, before=_last(project, wishes.purpose, place))
+    if image is not None and not wishes.dry_run:
+        _record(project, place, image, release)
+    return built
+
+
+def build_folder(folder: Path, wishes: Wishes, *, report: Report = silent) -> Built:
+    """The image of any MLflow model directory."""
+    if wishes.purpose != "serve":
+        raise UsageError("a model directory is for serving: leave out --for")
+    about = subjects.of_folder(folder)
+    maker = Maker(about, BuildSection(), wishes, folder=None, report=report)
+    output = wishes.output or f"oci:{Cache().folder / 'images'}"
+    return maker.build(output, before=None)[0]
+
+
+def _last(project: Project, purpose: str, place: str) -> dict[str, ImagePlan]:
+    """Platform → plan of the image that was built before."""
+    known = project.journal.get("image_last", f"{place} {purpose}")
+    found = None if known is None else project.journal.get("image", known)
+    if found is None:
+        return {}
+    return {name: from_plain(ImagePlan, plan) for name, plan in found["plans"].items()}
+
+
+def _record(project: Project, place: str, image: Image, release: Release | None) -> None:
+    changes = Changes()
+    if project.journal.get("image", image.reference) != to_plain(image):
+        changes.put("image", image.reference, image)
+    key = f"{place} {image.purpose}"
+    if project.journal.get("image_last", key) != image.reference:
+        changes.put("image_last", key, image.reference)
+    if release is not None:
+        own = f"{place}/{release.number:06d}"
+        if project.journal.get("image_of", own) != image.reference:
+            changes.put("image_of", own, image.reference)
+    if changes.puts:
+        project.commit(changes)
+
+
+# ---- one build -----------------------------------------------------------------------------------
+
+
+class Maker:
+    """What one build needs to know: its subject, its lock, its caches."""
+
+    def __init__(
+        self,
+        about: Subject,
+        section: BuildSection,
+        wishes: Wishes,
+        *,
+        folder: Path | None,
+        report: Report = silent,
+    ) -> None:
+        self.about, self.section, self.wishes, self.report = about, section, wishes, report
+        self.folder = folder
+        self.cache = Cache()
+        self.python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        told = wishes.platforms or section.platforms
+        self.platforms = [Platform.parse(one) for one in told] or [Platform.here()]
+        self.notes: list[str] = []
+        self._before = lock.read(folder) if folder is not None else self._unlocked()
+        self._lock = lock.Lock() if wishes.update else self._before
+        if self._lock.compressor is None:
+            self._lock = replace(self._lock, compressor=str(layer.best_compressor()))
+        self.compressor = layer.compressor_of(self._lock.compressor or "")
+
+    def build(
+        self, output: str, *, before: dict[str, ImagePlan] | None
+    ) -> tuple[Built, Image | None]:
+        """Plan, make, send."""
+        planned = [self.plan(platform) for platform in self.platforms]
+        changes = tuple(
+            Change(one.plan.platform, *_fields(change))
+            for one in planned
+            for change in images.explain((before or {}).get(one.plan.platform), one.plan)
+        )
+        names = tuple(one.plan.platform for one in planned)
+        self._tell_notes()
+        if self.wishes.dry_run:
+            key = digest([one.plan.digest for one in planned])
+            return Built(
+                key, key, self.about.purpose, names, changes=changes, notes=tuple(self.notes)
+            ), None
+        self._keep_lock()
+        if self.wishes.context is not None:
+            from treadle.loop.context import write_context
+
+            where = write_context(planned[0], self.about, self.wishes.context, self._base_name)
+            return Built(
+                str(where), planned[0].plan.digest, self.about.purpose, names, changes=changes,
+                notes=tuple(self.notes),
+            ), None  # fmt: skip
+        made = [one.assemble() for one in planned]
+        index = images.index(made, [one.plan for one in planned]) if len(made) > 1 else None
+        top = index.digest if index is not None else made[0].digest
+        from treadle.loop import outlet
+
+        sent = outlet.send(
+            made, index, output, self.about, force=self.wishes.force, cache=self.cache,
+            report=self.report, attach=self._attachments(planned, made),
+        )  # fmt: skip
+        image = Image(
+            top, self.about.purpose, {one.plan.platform: to_plain(one.plan) for one in planned},
+            self.about.content or None, _size(made),
+        )  # fmt: skip
+        return Built(
+            sent.reference, top, self.about.purpose, names, image.size_bytes, sent.sent_bytes,
+            sent.blobs, changes, tuple(self.notes),
+        ), image  # fmt: skip
+
+    # ---- the plan ----
+
+    def plan(self, platform: Platform) -> Planned:
+        """All that the image for one platform depends on; nothing of it is made yet."""
+        found = self._base(platform)
+        base = images.Base(found.digest, found.config, found.layers)
+        interpreter = self._interpreter(found)
+        resolved = self._wheels(platform)
+        under = images.SITE_PACKAGES
+        parts: list[Part] = []
+        makers: list[Callable[[], Blob]] = []
+        if interpreter is None:
+            part, maker = self._own_interpreter()
+            parts.append(part)
+            makers.append(maker)
+            path = f"{images.ROOT}/python/bin/python{self.python}"
+        else:
+            path = interpreter.path
+        for group in wheel.group(resolved):
+            title = f"wheel {group[0].name}" if len(group) == 1 else f"{len(group)} small wheels"
+            parts.append(Part("wheels", title, wheel.content(group, self.python)))
+            makers.append(self._wheel_layer(group, title, under))
+        sources = runtime.files(whole=self.about.purpose != "serve")
+        told = runtime.content(sources, self.python)
+        parts.append(Part("runtime", "treadle", {**told, "python": path}))
+        makers.append(self._runtime_layer(sources, told, under, path))
+        if self.about.code:
+            part, maker = self._code()
+            parts.append(part)
+            makers.append(maker)
+        if self.about.model_folder is not None:
+            parts.append(Part("model", "model", dict(self.about.model_files)))
+            makers.append(self._model)
+        plan = ImagePlan(
+            self.about.purpose, str(platform), self.python, found.digest, str(self.compressor),
+            tuple(parts), self.about.process, dict(self.about.annotations),
+        )  # fmt: skip
+        return Planned(plan, base, tuple(makers), resolved, path)
+
+    def _base(self, platform: Platform) -> source.Source:
+        name = self.wishes.base or self.section.base or f"python:{self.python}-slim"
+        if self.folder is not None and (kind := name.partition(":")[0]) in (
+            "oci", "docker-archive", "oci-archive",
+        ):  # fmt: skip
+            name = f"{kind}:{self.folder / name.partition(':')[2]}"
+        shown = self.wishes.base or self.section.base or name
+        pinned = self._lock.base(shown, platform)
+        found = source.fetch(name, platform, pinned, cache=self.cache, report=self.report)
+        self._lock = self._lock.with_base(shown, platform, found.digest)
+        self._base_name = shown
+        return found
+
+    def _interpreter(self, found: source.Source) -> bases.Interpreter | None:
+        """The base's Python; None: it has none, and one is laid over it."""
+        told = bases.told(found.config)
+        if told is None:
+            known = self.cache.get("interpreters", found.digest)
+            if known is None:
+                self.report(f"looking for Python in {self._base_name}")
+                told = bases.scanned(found.layers)
+                self.cache.put("interpreters", found.digest, to_plain(told))
+            else:
+                told = from_plain(bases.Found, known)
+        chosen = bases.chosen(told, self.python, self._base_name)
+        if chosen is None and self.section.interpreter is None:
+            raise Refused(
+                f"{self._base_name} has no Python",
+                hint=f"choose a base with Python {self.python}, or name a folder with one: "
+                "build: {interpreter: PATH}",
+            )
+        return chosen
+
+    def _wheels(self, platform: Platform) -> tuple[Wheel, ...]:
+        about = self.about
+        if about.purpose == "serve":
+            wanted = needs.serve(about.requirements, about.flavor)
+        elif about.purpose == "train":
+            wanted = about.needs or needs.Needs(())
+        else:
+            wanted = needs.hub()
+        self.notes += [note for note in wanted.notes if note not in self.notes]
+        asked = (about.purpose, platform, self.python, wanted.requirements)
+        locked = self._lock.wheels(*asked)
+        if locked is None:
+            locked = wheels.resolve(
+                wanted.requirements, python=self.python, platform=platform,
+                constraints=needs.installed(), cache=self.cache, report=self.report,
+            )  # fmt: skip
+            self._lock = self._lock.with_wheels(*asked, locked)
+        return locked
+
+    # ---- layers ----
+
+    def _cached(self, key: str, title: str, entries: Callable[[], Sequence[layer.Entry]]) -> Blob:
+        found = self.cache.layer(key, title)
+        if found is not None:
+            return found
+        self.report(f"layer: {title}", detail=True)
+
+        def write(out: Any) -> tuple[str, str, int]:
+            done = layer.write(entries(), self.compressor, out)
+            return done.digest, done.diff_id, done.size_bytes
+
+        return self.cache.keep_layer(key, title, self.compressor.media_type, write)
+
+    def _wheel_layer(self, group: tuple[Wheel, ...], title: str, under: str) -> Callable[[], Blob]:
+        def make() -> Blob:
+            key = wheel.key(group, str(self.compressor), self.python, under)
+            return self._cached(key, title, entries)
+
+        def entries() -> Sequence[layer.Entry]:
+            files = wheels.fetch(group, cache=self.cache, report=self.report)
+            return wheel.located(group, files, under, self.python)
+
+        return make
+
+    def _runtime_layer(
+        self, sources: dict[str, Path], told: dict[str, str], under: str, path: str
+    ) -> Callable[[], Blob]:
+        key = digest(["runtime", images.FORMAT, under, str(self.compressor), told, path])
+        return lambda: self._cached(
+            key, "treadle", lambda: runtime.entries(sources, under, self.python, path)
+        )
+
+    def _own_interpreter(self) -> tuple[Part, Callable[[], Blob]]:
+        from treadle.build import interpreter
+
+        assert self.section.interpreter is not None
+        root = Path(self.section.interpreter).expanduser()
+        if self.folder is not None:
+            root = self.folder / root
+        files = interpreter.files(root, self.python)
+        told = interpreter.content(files)
+        key = digest(["interpreter", images.FORMAT, str(self.compressor), told])
+        title = f"Python {self.python}"
+        under = f"{images.ROOT}/python"
+        return Part("interpreter", title, told), lambda: self._cached(
+            key, title, lambda: interpreter.entries(files, under, self.python)
+        )
+
+    def _code(self) -> tuple[Part, Callable[[], Blob]]:
+        from treadle.base.digest import digest_file
+
+        told = {name: digest_file(path) for name, path in self.about.code.items()}
+        key = digest(["code", images.FORMAT, str(self.compressor), told])
+        under = images.PROJECT.strip("/")
+        return Part("code", "project", told), lambda: self._cached(
+            key, "project",
+            lambda: [layer.Entry(f"{under}/{n}", p) for n, p in self.about.code.items()],
+        )  # fmt: skip
+
+    def _model(self) -> Blob:
+        """The model, uncompressed, read where it is; its digest is remembered by its content."""
+        about = self.about
+        assert about.model_folder is not None
+        entries = model_entries(about)
+        key = digest(["model", images.FORMAT, about.content])
+        known = self.cache.get("models", key)
+        if known is not None:
+            return layer.described(entries, known["digest"], known["size"], "model")
+        made = layer.streamed(entries, "model")
+        self.cache.put("models", key, {"digest": made.digest, "size": made.size_bytes})
+        return made
+
+    # ---- what goes with it ----
+
+    def _attachments(
+        self, planned: Sequence[Planned], made: Sequence[BuiltImage]
+    ) -> Callable[[], list[tuple[BuiltImage, str, bytes, dict[str, str]]]]:
+        def documents() -> list[tuple[BuiltImage, str, bytes, dict[str, str]]]:
+            from treadle.release import attest
+
+            found = []
+            for one, image in zip(planned, made, strict=True):
+                facts = attest.Facts(
+                    image.digest, self.about.purpose, one.plan.platform, to_plain(one.plan),
+                    one.wheels, self._base_name, self.about.name, self.about.content,
+                    dict(self.about.model_files), self.about.release, self.about.run,
+                    self.about.origin,
+                )  # fmt: skip
+                found += [(image, kind, data, told) for kind, data, told in attest.documents(facts)]
+            return found
+
+        return documents
+
+    # ---- the lock ----
+
+    def _unlocked(self) -> lock.Lock:
+        """Of a model directory, which has no project: remembered in the cache."""
+        found = self.cache.get("locks", digest(["lock", self.about.requirements]))
+        return lock.Lock() if found is None else lock.parse(found, "the remembered lock")
+
+    def _keep_lock(self) -> None:
+        if self._lock == self._before:
+            return
+        if self.folder is None:
+            key = digest(["lock", self.about.requirements])
+            self.cache.put("locks", key, lock.text(self._lock))
+            return
+        write_file(self.folder / lock.NAME, lock.text(self._lock).encode())
+        self.report(f"{lock.NAME} says what the image is made of: commit it")
+        self._before = self._lock
+
+    def _tell_notes(self) -> None:
+        for note in self.notes:
+            self.report(note)
+
+
+def model_entries(about: Subject) -> list[layer.Entry]:
+    """The model's files under /models, and the list that the server compares them with."""
+    import json
+
+    assert about.model_folder is not None
+    listed = json.dumps(dict(sorted(about.model_files.items()))).encode()
+    found = layer.folder_entries(about.model_folder, sorted(about.model_files), images.MODELS)
+    # Whether a file may be executed is the machine's business, not the model's.
+    found = [replace(entry, executable=False) for entry in found]
+    return [*found, layer.Entry(images.MODEL_FILES.strip("/"), listed)]
+
+
+def _fields(change: images.LayerChange) -> tuple[str, str, str]:
+    return change.layer, change.action, change.reason
+
+
+def _size(made: Sequence[BuiltImage]) -> int:
+    blobs = {
+        blob.digest: blob.size_bytes
+        for image in made
+        for blob in (*image.layers, image.config, image.manifest)
+    }
+    return sum(blobs.values())
