@@ -176,6 +176,41 @@ class ProcessTarget:
 
 @_section
 @dataclass(frozen=True)
+class DockerTarget:
+    """A container on a Docker engine, here or elsewhere."""
+
+    target: Literal["docker"]
+    port: int = 8080
+    """On the engine's machine; 0 takes any free one."""
+    host: str = "127.0.0.1"
+    """The address there: 0.0.0.0 for all of the machine's."""
+    workers: int = 1
+    """Server processes in the container."""
+    context: str | None = None
+    """A Docker context (`docker context ls`); by default the current one, or DOCKER_HOST's."""
+    image: str | None = None
+    """`registry/name` to push to and to run from; without it the image is loaded into the engine."""
+    memory: str | None = None
+    """The most that the container may take: 512m, 2g."""
+    cpus: float | None = None
+    gpus: str | None = None
+    """`all` or a number."""
+    network: str = "none"
+    """Of the model server: `none` (it answers, and reaches nothing), `bridge` or a network's name."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"a port is a number from 0 to 65535, not {self.port}")
+        if not 1 <= self.workers <= 64:
+            raise ValueError(f"workers are a number from 1 to 64, not {self.workers}")
+        if self.memory is not None and not re.fullmatch(r"[1-9]\d*[kmg]", self.memory):
+            raise ValueError(f"memory is a number with k, m or g (512m), not {self.memory}")
+        if self.cpus is not None and self.cpus <= 0:
+            raise ValueError(f"cpus are more than 0, not {self.cpus}")
+
+
+@_section
+@dataclass(frozen=True)
 class BatchTarget:
     """The champion of another environment over files, by `up` or on a schedule."""
 
@@ -187,7 +222,8 @@ class BatchTarget:
     """Five cron fields or `HH:MM`, then a time zone: `05:00 Europe/Berlin`; by default each `up`."""
 
 
-DeployTarget = ProcessTarget | BatchTarget
+ServingTarget = ProcessTarget | DockerTarget
+DeployTarget = ProcessTarget | DockerTarget | BatchTarget
 
 
 @_section
@@ -319,10 +355,10 @@ SECTIONS: tuple[type, ...] = tuple(
 """Every section type, for documentation and the JSON Schema."""
 
 LATER: dict[str, Any] = {
-    "targets": ("docker", "kubernetes"),
+    "targets": ("kubernetes",),
     "top": ("dashboard", "alerts", "hub"),
     "step": ("resources",),
-    "environment": ("replicas", "namespace", "state", "context", "image", "canary"),
+    "environment": ("replicas", "namespace", "state", "canary"),
     "task": ("forecast", "ranking", "text"),
 }
 """Words of the design that no issue has built yet: refused as "not supported yet"."""

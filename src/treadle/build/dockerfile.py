@@ -81,6 +81,7 @@ def _dockerfile(plan: ImagePlan, base: str | None, code: bool, model: bool) -> s
         *(f"ENV {name}={json.dumps(value)}" for name, value in sorted(process.environment.items())),
         *(f"LABEL {name}={json.dumps(value)}" for name, value in sorted(told.items())),
         *(f"EXPOSE {port}" for port in process.ports),
+        *_health(process.health),
         f"STOPSIGNAL {process.stop_signal}",
         f"WORKDIR {process.working_folder}",
         f"USER {process.user}",
@@ -95,11 +96,17 @@ def _dockerfile(plan: ImagePlan, base: str | None, code: bool, model: bool) -> s
     return "\n".join(lines) + "\n"
 
 
+def _health(command: Sequence[str]) -> list[str]:
+    if not command:
+        return []
+    options = "--interval=10s --timeout=5s --start-period=300s --retries=3"
+    return [f"HEALTHCHECK {options} CMD {json.dumps(list(command))}"]
+
+
 def _requirements(wheels: Sequence[Wheel]) -> str:
-    lines = ["--only-binary :all:"]
-    for wheel in sorted(wheels, key=lambda one: one.name):
-        lines.append(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}")
-    return "\n".join(lines) + "\n"
+    ordered = sorted(wheels, key=lambda one: one.name)
+    lines = [f"{one.name}=={one.version} --hash=sha256:{one.sha256}" for one in ordered]
+    return "\n".join(["--only-binary :all:", *lines]) + "\n"
 
 
 def _install(interpreter: str, *, compiles: bool) -> str:

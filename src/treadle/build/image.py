@@ -43,6 +43,8 @@ MODEL_FILES = f"{ROOT}/model.json"
 USER = "65532:65532"
 """nonroot, as distroless images number it."""
 _LAYER_TYPES = {DOCKER_LAYER_GZIP: LAYER_GZIP, "application/vnd.docker.image.rootfs.diff.tar": LAYER_TAR}  # fmt: skip
+_SECOND = 1_000_000_000
+"""Docker counts nanoseconds."""
 _EPOCH = "1970-01-01T00:00:00Z"
 
 
@@ -73,6 +75,8 @@ class Process:
     working_folder: str = "/"
     stop_signal: str = "SIGTERM"
     ports: tuple[int, ...] = ()
+    health: tuple[str, ...] = ()
+    """A command that says by its exit code whether the process is well; for Docker."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ def server(model_name: str, content: str, *, trust_pickle: bool) -> Process:
     return Process(
         entrypoint=("python", "-m", "treadle.operate"), command=("serve",),
         environment=told, ports=(8080,),
+        health=("python", "-m", "treadle.operate", "health"),
     )  # fmt: skip
 
 
@@ -309,6 +314,11 @@ def _config(plan: ImagePlan, base: Base, layers: Sequence[Blob], ours: int) -> d
         config["Cmd"] = list(plan.process.command)
     if plan.process.stop_signal:
         config["StopSignal"] = plan.process.stop_signal
+    if plan.process.health:
+        config["Healthcheck"] = {
+            "Test": ["CMD", *plan.process.health], "Interval": 10 * _SECOND,
+            "Timeout": 5 * _SECOND, "StartPeriod": 300 * _SECOND, "Retries": 3,
+        }  # fmt: skip
     if plan.process.ports:
         config["ExposedPorts"] = {f"{port}/tcp": {} for port in plan.process.ports}
     history = [_history(entry) for entry in base.config.get("history") or []]

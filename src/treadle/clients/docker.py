@@ -43,6 +43,9 @@ class Container:
 class Engine(Protocol):
     """What of an engine is used."""
 
+    def platform(self) -> str:
+        """What it runs: `linux/amd64`. Unreachable if no engine answers."""
+
     def load(self, pieces: Iterable[bytes]) -> None:
         """Take an image archive."""
 
@@ -66,6 +69,9 @@ class Engine(Protocol):
 
     def signal(self, name: str, signal: str) -> None:
         """Send a signal to its first process."""
+
+    def update_restart(self, name: str) -> None:
+        """Have it not be started again when it ends."""
 
     def stop(self, name: str, timeout_s: float) -> None:
         """Have it end."""
@@ -166,6 +172,11 @@ class DockerCommand:
         shown = " ".join(arguments[:2])
         return TreadleError(f"docker {shown} failed: {said[:500]}")
 
+    def platform(self) -> str:
+        """See Engine."""
+        done = self._call("version", "--format", "{{.Server.Os}}/{{.Server.Arch}}")
+        return done.stdout.strip()
+
     # ---- images ----
 
     def load(self, pieces: Iterable[bytes]) -> None:
@@ -242,6 +253,10 @@ class DockerCommand:
         """See Engine."""
         self._call("kill", "--signal", signal, name)
 
+    def update_restart(self, name: str) -> None:
+        """See Engine."""
+        self._call("update", "--restart", "no", name)
+
     def stop(self, name: str, timeout_s: float) -> None:
         """See Engine."""
         self._call("stop", "--time", str(round(timeout_s)), name, timeout_s=timeout_s + 30)
@@ -293,6 +308,18 @@ class DockerCommand:
         done = self._call("volume", "rm", name, check=False)
         if done.returncode != 0 and "no such volume" not in done.stderr.lower():
             raise self._error(done.stderr, ["volume", "rm"])
+
+
+def context_address(context: str) -> str:
+    """Where the engine of a context is: `ssh://user@host`, `unix:///…`; empty if it is not known."""
+    found = shutil.which("docker")
+    if found is None:
+        return ""
+    done = subprocess.run(
+        [found, "context", "inspect", context, "--format", "{{.Endpoints.docker.Host}}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip()
 
 
 def _image(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def service_settings(chain: Chain) -> str:
     spec = chain.project.spec
     return digest(
         {
-            "target": to_plain(chain.project.process_target(chain.environment)),
+            "target": to_plain(chain.project.serving_target(chain.environment)),
             "capture": to_plain(spec.monitor.capture),
             "trust": spec.trust,
             "name": spec.project,

@@ -255,7 +255,7 @@ def preview_rollback(project: Project, environment: str, number: int | None) -> 
 
 def rollback(project: Project, environment: str, number: int | None, reason: str) -> RolledBack:
     """Go back to a release: ledger, MLflow's alias and the running service; no retraining."""
-    from treadle.deploy import process
+    from treadle.loop import places
     from treadle.loop.service import roll_out
 
     place = project.spec.place(environment)
@@ -285,7 +285,7 @@ def rollback(project: Project, environment: str, number: int | None, reason: str
             project,
             place,
             champion=wanted,
-            observed=process.observe(project.environment_folder(place)),
+            observed=places.observe(project, place),
         )
         chain.model = from_plain(Model, project.journal.get("model", wanted.model))
         observed = roll_out(chain, by=by)

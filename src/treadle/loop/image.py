@@ -19,7 +19,7 @@ from treadle.base.image import Blob, BuiltImage, Platform, Purpose, Wheel
 from treadle.base.log import Report, silent
 from treadle.base.plain import from_plain, to_plain
 from treadle.base.records import Image, Release
-from treadle.base.spec import BuildSection
+from treadle.base.spec import BuildSection, DockerTarget
 from treadle.build import base as bases
 from treadle.build import image as images
 from treadle.build import layer, lock, needs, runtime, wheel
@@ -122,6 +122,48 @@ def build(
     return built
 
 
+@dataclass(frozen=True)
+class Ready:
+    """An image where an engine can run it."""
+
+    reference: str
+    """What the engine knows it by."""
+    digest: str
+
+
+def for_engine(project: Project, place: str, release: Release, target: DockerTarget) -> Ready:
+    """The release's image on the target's engine: pushed and pulled where `image:` names a
+    registry, else loaded; what is there already is not sent."""
+    from treadle.clients.docker import DockerCommand
+    from treadle.loop import outlet
+
+    engine = DockerCommand(target.context)
+    about = subjects.of_release(project, release)
+    platform = engine.platform()
+    wishes = Wishes(platforms=(platform,), force=True)
+    maker = Maker(about, project.spec.build, wishes, folder=project.folder, report=project.report)
+    project.report(f"building the image of release {release.number}", phase="build")
+    before = _last(project, "serve", place)
+    if target.image is not None:
+        built, image = maker.build(target.image, before=before)
+        engine.pull(built.reference)
+        ready = Ready(built.reference, built.digest)
+    else:
+        planned = maker.plan(Platform.parse(platform))
+        maker.keep_lock()
+        made = planned.assemble()
+        name = f"treadle/{project.spec.project}-serve:{made.digest[7:19]}"
+        sent = outlet.into_engine(engine, made, name, project.report)
+        image = Image(
+            made.digest, "serve", {planned.plan.platform: to_plain(planned.plan)}, about.content,
+            _size([made]),
+        )  # fmt: skip
+        ready = Ready(sent.reference, made.digest)
+    if image is not None:
+        _record(project, place, image, release)
+    return ready
+
+
 def build_folder(folder: Path, wishes: Wishes, *, report: Report = silent) -> Built:
     """The image of any MLflow model directory."""
     if wishes.purpose != "serve":
@@ -201,7 +243,7 @@ class Maker:
             return Built(
                 key, key, self.about.purpose, names, changes=changes, notes=tuple(self.notes)
             ), None
-        self._keep_lock()
+        self.keep_lock()
         if self.wishes.context is not None:
             from treadle.loop.context import write_context
 
@@ -420,7 +462,8 @@ class Maker:
         found = self.cache.get("locks", digest(["lock", self.about.requirements]))
         return lock.Lock() if found is None else lock.parse(found, "the remembered lock")
 
-    def _keep_lock(self) -> None:
+    def keep_lock(self) -> None:
+        """Write treadle.lock, if anything was resolved."""
         if self._lock == self._before:
             return
         if self.folder is None:

@@ -13,8 +13,7 @@ from treadle.base.plain import from_plain
 from treadle.base.records import Finding, Model, Release, Window
 from treadle.clients import tracking
 from treadle.clients.journal import Changes
-from treadle.deploy import process
-from treadle.loop import baseline, truth
+from treadle.loop import baseline, places, truth
 from treadle.loop.project import Project
 from treadle.plan import trigger
 
@@ -77,7 +76,7 @@ def _advance(project: Project, place: str) -> list[Window]:
     from treadle.monitor import quality
     from treadle.monitor import window as windows
 
-    folder = process.capture_folder(project.environment_folder(place))
+    folder = project.environment_folder(place) / "capture"
     stored = project.journal.get("monitor", place) or {}
     cursor = stored.get("cursor") or {}
     rollouts = project.journal.list("rollout", f"{place}/", limit=1)
@@ -86,6 +85,7 @@ def _advance(project: Project, place: str) -> list[Window]:
     now = clock.now()
     if not _due(project, cursor, now):
         return []
+    places.collect(project, place)
     records, after = segments.read_new(folder, cursor.get("segments"))
     opened = stored.get("open")
     section = project.training_section()

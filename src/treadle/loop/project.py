@@ -14,7 +14,7 @@ from treadle.base.errors import Unreachable, UsageError
 from treadle.base.log import Report, silent
 from treadle.base.plain import from_plain
 from treadle.base.records import Decision, DecisionKind, Release
-from treadle.base.spec import BatchTarget, DataSection, DeployTarget, ProcessTarget, Spec
+from treadle.base.spec import BatchTarget, DataSection, DeployTarget, ServingTarget, Spec
 from treadle.clients.journal import Changes, Journal
 from treadle.clients.memory import MemoryJournal, MemoryObjects
 from treadle.clients.objects import Objects
@@ -56,10 +56,10 @@ class Project:
         """The environment's entry of `deploy:`."""
         return self.spec.deploy[environment]
 
-    def process_target(self, environment: str) -> ProcessTarget:
+    def serving_target(self, environment: str) -> ServingTarget:
         """The serving target: of a batch environment, the one it scores with."""
         target = self.spec.deploy[self.spec.place(environment)]
-        assert isinstance(target, ProcessTarget)
+        assert not isinstance(target, BatchTarget)
         return target
 
     def batch_target(self, environment: str) -> BatchTarget | None:

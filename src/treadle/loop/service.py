@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +12,8 @@ from treadle.base.digest import short
 from treadle.base.errors import TreadleError, Unreachable, UsageError
 from treadle.base.plain import from_plain
 from treadle.base.records import Model, Release, Rollout, Snapshot
-from treadle.clients.files import disk_errors
 from treadle.clients.journal import Changes
-from treadle.deploy import process
+from treadle.loop import places
 from treadle.loop.chain import Chain, service_settings
 from treadle.loop.project import Project
 
@@ -30,8 +28,6 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
     assert project.state is not None
     place = chain.place
     model = from_plain(Model, project.journal.get("model", champion.model))
-    folder = project.state.model_folder(model.content)
-    target = project.process_target(chain.environment)
     rollout = Rollout(
         id=clock.ulid(),
         environment=place,
@@ -43,21 +39,7 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
     project.commit(Changes().put("rollout", key, rollout).put("rolling", place, key))
     crash.point("deploy.begin")
     try:
-        with disk_errors(project.environment_folder(place)):
-            started = process.roll_out(
-                project.environment_folder(place),
-                target,
-                champion.number,
-                folder,
-                environment=place,
-                content=model.content,
-                files=model.files,
-                name=project.spec.project,
-                run=champion.run,
-                capture=project.spec.monitor.capture,
-                trust_pickle=project.spec.trust == "pickle",
-                report=project.report,
-            )
+        started = places.roll_out(project, place, champion, model)
         done = replace(started, id=rollout.id, started=rollout.started)
     except TreadleError as error:
         failed = replace(
@@ -106,7 +88,7 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
         )
     )
     project.report(f"release {champion.number} answers at {done.address}")
-    return process.observe(project.environment_folder(place))
+    return places.observe(project, place)
 
 
 # ---- status --------------------------------------------------------------------------------------
@@ -150,7 +132,7 @@ def status(project: Project, environment: str) -> Status:
             )
     champion = project.champion(place)
     lines.append(("champion", _champion_line(project, champion)))
-    observed = process.observe(project.environment_folder(place))
+    observed = places.observe(project, place)
     wanted = f"release {champion.number}" if champion else "nothing"
     actual = (
         f"release {observed.release} {observed.status}" if observed.release else observed.status
@@ -310,7 +292,7 @@ def predict(
 
     from treadle.deploy import client
 
-    observed = process.observe(project.environment_folder(project.spec.place(environment)))
+    observed = places.observe(project, project.spec.place(environment))
     if observed.address is None or observed.status != "serving":
         raise Unreachable(
             f"no service of `{environment}` answers ({observed.status})",
@@ -437,38 +419,12 @@ def _sources(project: Project, source: str) -> tuple[list[Path] | Iterator[Any],
 
 def log_lines(project: Project, environment: str, lines: int, *, follow: bool) -> Iterator[str]:
     """The last lines of the server's log, and with `follow` those to come (rotation included)."""
-    folder = project.environment_folder(project.spec.place(environment))
-    files = process.log_files(folder)
-    if not files:
-        raise UsageError(f"there is no log of `{environment}` yet", hint="treadle up")
-    last: list[str] = []
-    for path in files:
-        last += path.read_text(encoding="utf-8", errors="replace").splitlines()
-    yield from last[-lines:] if lines else []
-    if not follow:
-        return
-    path = files[-1]
-    position, inode = path.stat().st_size, path.stat().st_ino
-    while True:
-        time.sleep(0.2)
-        try:
-            now = path.stat()
-        except FileNotFoundError:
-            continue
-        if now.st_ino != inode or now.st_size < position:
-            position, inode = 0, now.st_ino
-        if now.st_size > position:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                file.seek(position)
-                text = file.read()
-                position = file.tell()
-            yield from text.splitlines()
+    yield from places.log_lines(project, project.spec.place(environment), lines, follow=follow)
 
 
 def down(project: Project, environment: str) -> str:
     """Stop the environment's service after it finished what is in flight."""
     place = project.spec.place(environment)
-    folder = project.environment_folder(place)
-    if not process.stop(folder):
+    if not places.stop(project, place):
         return f"{place} is not running"
     return f"{place} is down; its releases, records and captured traffic stay"

@@ -5,6 +5,7 @@ Reads stored records only; what it says was decided then, with the evidence of t
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 from collections.abc import Iterator
@@ -13,14 +14,14 @@ from typing import Any
 
 from treadle.base import clock
 from treadle.base.digest import short
-from treadle.base.errors import UsageError
+from treadle.base.errors import TreadleError, UsageError
 from treadle.base.plain import from_plain
 from treadle.base.records import Decision, Model, Release, Run, Snapshot, Step, Verdict
 from treadle.loop.project import Project
 from treadle.plan import stale
 
 PREDICTION_ID = re.compile(
-    r"(?P<environment>[A-Za-z0-9_-]+)\.(?P<release>\d+)\.(?P<instance>[A-Za-z0-9]+)"
+    r"(?P<environment>[A-Za-z0-9_-]+)\.(?P<release>\d+)\.(?P<instance>[A-Za-z0-9-]+)"
     r"\.(?P<ulid>[0-9A-HJKMNP-TV-Z]{26})(?:\.(?P<row>\d+))?"
 )
 
@@ -74,12 +75,14 @@ def _from_prediction(project: Project, match: re.Match[str]) -> Iterator[Link]:
     rollouts = [
         value
         for _, value in project.journal.list("rollout", f"{environment}/")
-        if value["instance"] == match["instance"]
+        if value["instance"] and f"{match['instance']}-".startswith(f"{value['instance']}-")
     ]
     if rollouts:
         yield Link(
             "instance", match["instance"], _pick(rollouts[0], "address", "started", "status")
         )
+        if rollouts[0].get("image"):
+            yield _image_link(project, rollouts[0]["image"])
     elif match["instance"].startswith("b"):
         yield Link("instance", match["instance"], {"note": "a batch scoring"})
     else:
@@ -92,6 +95,11 @@ def _captured(project: Project, environment: str, match: re.Match[str]) -> dict[
     from treadle.base import segments
 
     folder = project.environment_folder(environment) / "capture"
+    if environment in project.spec.deploy:
+        from treadle.loop import places
+
+        with contextlib.suppress(TreadleError):  # an engine that is away does not hide the rest
+            places.collect(project, environment)
     if not folder.is_dir():
         return {}
     whole = match[0] if match["row"] is None else match[0].rpartition(".")[0]
@@ -145,6 +153,25 @@ def _from_run(project: Project, run: Run) -> Iterator[Link]:
     yield Link("parameters", short(run.digest), dict(run.parameters))
     for name, digest in run.snapshots.items():
         yield Link("data", f"{name}@{short(digest)}", _snapshot_facts(project, digest))
+
+
+def _image_link(project: Project, digest: str) -> Link:
+    """The container image that answered, and what it is made of."""
+    found = project.journal.get("image", digest)
+    if found is None:
+        return Link("image", digest, {"note": "no build of it is recorded here"})
+    bases = {name: plan["base"] for name, plan in found["plans"].items()}
+    wheels = {
+        name: value.partition(" ")[0]
+        for plan in found["plans"].values()
+        for part in plan["parts"]
+        if part["kind"] == "wheels"
+        for name, value in part["content"].items()
+    }
+    return Link(
+        "image", digest,
+        {"purpose": found["purpose"], "base": bases, "wheels": dict(sorted(wheels.items()))},
+    )  # fmt: skip
 
 
 def _model_link(model: Model) -> Link:

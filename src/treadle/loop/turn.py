@@ -172,13 +172,12 @@ def release(chain: Chain, result: TurnResult, *, by: str) -> None:
 
 def deploy(chain: Chain, result: TurnResult, *, by: str) -> None:
     """Make the service run the champion, if there is one."""
-    from treadle.deploy import process
+    from treadle.loop import places
 
     if chain.champion is None:
         return
     project = chain.project
-    folder = project.environment_folder(chain.place)
-    chain.observed = process.observe(folder)
+    chain.observed = places.observe(project, chain.place)
     if links.service_wanted(chain):
         from treadle.loop.service import roll_out
 

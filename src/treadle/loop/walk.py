@@ -18,8 +18,7 @@ from treadle.base.records import Model, Result, Verdict
 from treadle.code import cache, fingerprint, pipeline
 from treadle.data import snapshot as snapshots
 from treadle.data import stored
-from treadle.deploy import process
-from treadle.loop import datasets
+from treadle.loop import datasets, places
 from treadle.loop.chain import (
     Chain,
     approved,
@@ -227,7 +226,7 @@ def look_at_release(chain: Chain) -> None:
 def look_at_service(chain: Chain) -> None:
     """Does the service run the champion?"""
     project = chain.project
-    chain.observed = process.observe(project.environment_folder(chain.place))
+    chain.observed = places.observe(project, chain.place)
     observed, champion = chain.observed, chain.champion
     releasing = any(a.phase == "release" and a.action == "run" for a in chain.actions)
     if releasing:

@@ -11,7 +11,7 @@ from pathlib import Path
 from treadle.base import clock, supervision
 from treadle.base.errors import TreadleError
 from treadle.clients.journal import Changes
-from treadle.deploy import process
+from treadle.loop import places
 from treadle.loop.monitor import monitor
 from treadle.loop.project import Project
 
@@ -111,7 +111,7 @@ def _keep_serving(project: Project, place: str) -> None:
         project,
         place,
         champion=champion,
-        observed=process.observe(project.environment_folder(place)),
+        observed=places.observe(project, place),
     )
     if (
         chain.observed is not None

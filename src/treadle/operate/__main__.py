@@ -31,12 +31,21 @@ def main(arguments: list[str] | None = None) -> int:
     """The process's exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parsed = _parser().parse_args(arguments)
+    if parsed.command == "health":
+        from treadle.operate import health
+
+        return health.check(os.environ, wait_s=parsed.wait)
     if parsed.command == "supervise":
         from treadle.operate import supervisor
 
         return supervisor.run(Path(parsed.folder), parsed.fd, parsed.lock_fd)
-    told = _Status(parsed.status_fd)
+    told = _Status(getattr(parsed, "status_fd", None))
     try:
+        if parsed.command == "hold":
+            from treadle.operate import handover
+
+            handover.hold(parsed.host, parsed.port, Path(parsed.socket))
+            return 0
         options = settings.read(parsed, os.environ)
         if options.workers > 1 and options.given.fd is None:
             return _supervise(options, arguments[arguments.index("serve") + 1 :])
@@ -65,6 +74,16 @@ def _parser() -> argparse.ArgumentParser:
         "TREADLE_TOKEN or a file, never from an argument.",
     )  # fmt: skip
     settings.add_arguments(serve)
+    health = commands.add_parser(
+        "health", help="ask the server beside this process whether it is ready", allow_abbrev=False
+    )
+    health.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="until it is")
+    hold = commands.add_parser(
+        "hold", help="hold a listening socket for servers that come and go", allow_abbrev=False
+    )
+    hold.add_argument("socket", help="Unix socket where servers ask for it")
+    hold.add_argument("--host", default=os.environ.get("TREADLE_HOST", "0.0.0.0"))
+    hold.add_argument("--port", type=int, default=int(os.environ.get("TREADLE_PORT") or 8080))
     supervise = commands.add_parser("supervise", help=argparse.SUPPRESS)
     supervise.add_argument("folder")
     supervise.add_argument("--fd", type=int, required=True)
@@ -176,6 +195,10 @@ def _signals_until_serving() -> None:
 
 def _bind(options: Options) -> socket.socket:
     """The port, bound and not yet listened to: a port in use is known before a model is loaded."""
+    if options.listener is not None:
+        from treadle.operate.handover import take
+
+        return take(options.listener)
     from treadle.operate.http.listener import bind
 
     return bind(options.host, options.port)

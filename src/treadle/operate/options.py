@@ -205,6 +205,12 @@ class Options:
     tls_certificate: Path | None = _option(file, None, "PEM, with its chain")
     tls_key: Path | None = _option(file, None, "PEM; by default in the same file")
     grpc_port: int | None = _option(port_or_none, None, "gRPC beside HTTP; none")
+    listener: Path | None = _option(
+        file, None, "take the listening socket from who holds it here (`hold`)", metavar="SOCKET"
+    )
+    probe: Path | None = _option(
+        file, None, "answer health checks on this Unix socket too", metavar="SOCKET"
+    )
     linger_s: float = _option(seconds, 10.0, "idle connections stay open after a swap")
     start_timeout_s: float = _option(seconds, 300.0, "a worker may take to load and warm")
     stuck_after_s: float = _option(seconds, 30.0, "a silent worker is replaced")

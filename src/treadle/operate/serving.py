@@ -148,12 +148,20 @@ class Serving:
         await runner.Server(
             self._service, listener, http=cast("Literal['own', 'uvicorn']", options.http),
             limits=options.limits, tls=self._tls, swap_linger_s=options.linger_s, grace_s=GRACE_S,
-            lifeline=options.given.lifeline_fd, started=begin, drained=leave, flush=self._flush,
+            lifeline=options.given.lifeline_fd, probe=self._probe(), started=begin, drained=leave, flush=self._flush,
             heartbeat=self._metrics.beat,
             crowded=self._metrics.crowded if options.workers > 1 else None,
         ).serve()  # fmt: skip
         if draining:
             await asyncio.wait(draining)
+
+    def _probe(self) -> socket.socket | None:
+        """Where health checks ask; of several workers the first answers for all."""
+        if self._options.probe is None or self._options.given.slot != 0:
+            return None
+        from treadle.operate.http.listener import bind_path
+
+        return bind_path(self._options.probe)
 
     def _flush(self) -> None:
         if self._plane.capture is not None:

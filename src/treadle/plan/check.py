@@ -19,7 +19,7 @@ from typing import Any
 
 from treadle.base import spec as sections
 from treadle.base.clock import duration_s
-from treadle.base.spec import LATER, BatchTarget, ProcessTarget, Spec
+from treadle.base.spec import LATER, BatchTarget, DockerTarget, ProcessTarget, Spec
 from treadle.plan.mistakes import Mistake, close, did_you_mean, listed
 from treadle.plan.tree import Node
 
@@ -35,7 +35,9 @@ METRICS: dict[str, tuple[str, ...]] = {
 
 DURATIONS = frozenset({"restated", "blocks", "per", "matures", "window", "every", "cooldown"})
 _NONZERO = frozenset({"blocks", "per", "window", "every"})
-TARGETS: dict[str, type] = {"process": ProcessTarget, "batch": BatchTarget}
+TARGETS: dict[str, type] = {
+    "process": ProcessTarget, "docker": DockerTarget, "batch": BatchTarget,
+}  # fmt: skip
 _HUNDRED_YEARS_S = 100 * 366 * 86400.0
 _SHAPES = {
     "data": "data: {flights: {files: data/*.parquet}}",

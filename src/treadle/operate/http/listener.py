@@ -16,6 +16,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from treadle.base.errors import UsageError
@@ -57,6 +58,22 @@ def bind(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port}: {error.strerror}",
             hint="choose another --port (0 takes any free one)",
         ) from None
+    return listener
+
+
+def bind_path(path: Path) -> socket.socket:
+    """A Unix socket at a path; one that a killed server left there is replaced.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise UsageError(f"cannot listen at {path}: {error.strerror}") from None
     return listener
 
 

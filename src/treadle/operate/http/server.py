@@ -80,6 +80,7 @@ class Server:
         stop_linger_s: float = 1.0,
         grace_s: float = 30.0,
         lifeline: int | None = None,
+        probe: socket.socket | None = None,
         started: Callable[[], None] = lambda: None,
         drained: Callable[[], None] = lambda: None,
         flush: Callable[[], None] = lambda: None,
@@ -89,14 +90,15 @@ class Server:
         """Serves on a bound socket.
 
         `started` is called when connections are accepted, `drained` when no more are; `flush` at
-        SIGUSR1; `heartbeat` every second, as long as the loop turns. `lifeline` is a descriptor that
+        SIGUSR1; `probe` is a second socket, for health checks from within the container;
+        `heartbeat` every second, as long as the loop turns. `lifeline` is a descriptor that
         gives end of file when the parent is gone. `crowded` is told how many connections there are
         and says whether another worker has fewer.
         """
         self._service, self._socket, self._limits, self._tls = service, listener, limits, tls
         self._http = http
         self._swap_linger_s, self._stop_linger_s = swap_linger_s, stop_linger_s
-        self._grace_s, self._lifeline = grace_s, lifeline
+        self._grace_s, self._lifeline, self._probe = grace_s, lifeline, probe
         self._started, self._drained, self._flush = started, drained, flush
         self._heartbeat, self._crowded = heartbeat, crowded
         self._until: float | None = None
@@ -111,16 +113,25 @@ class Server:
             self._socket, front, count=front.count, limits=self._limits, tls=self._tls,
             crowded=self._crowded,
         )  # fmt: skip
+        beside = None
+        if self._probe is not None:
+            beside = Listener(self._probe, front, count=front.count, limits=self._limits)
         self._listen_to_signals(loop)
         ticking = loop.create_task(self._tick(front))
         try:
             listener.open()
+            if beside is not None:
+                beside.open()
             self._started()
             await self._asked.wait()
+            if beside is not None:
+                beside.close()
             await self._drain(front, listener)
         finally:
             ticking.cancel()
             listener.close()
+            if beside is not None:
+                beside.close()
 
     def stop(self) -> None:
         """End soon."""

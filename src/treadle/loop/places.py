@@ -1,0 +1,111 @@
+"""Where an environment is served: the one place that knows which target is which module.
+
+Every journey asks here, so that it does the same in a process and in a container. What only one
+kind of target needs is imported only for it: `status` of a process costs nothing of Docker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from treadle.base.errors import UsageError
+from treadle.base.spec import DockerTarget
+from treadle.clients.files import disk_errors
+from treadle.deploy import process
+
+if TYPE_CHECKING:
+    from treadle.base.records import Model, Release, Rollout
+    from treadle.deploy.target import Observed
+    from treadle.loop.project import Project
+
+
+def observe(project: Project, place: str) -> Observed:
+    """What runs now."""
+    folder = project.environment_folder(place)
+    if isinstance(project.serving_target(place), DockerTarget):
+        from treadle.deploy import docker
+
+        return docker.observe(folder)
+    return process.observe(folder)
+
+
+def roll_out(project: Project, place: str, release: Release, model: Model) -> Rollout:
+    """Serve a release; the one before goes on until the new one is ready."""
+    folder = project.environment_folder(place)
+    target = project.serving_target(place)
+    assert project.state is not None
+    if isinstance(target, DockerTarget):
+        from treadle.deploy import docker
+        from treadle.loop import image
+
+        ready = image.for_engine(project, place, release, target)
+        with disk_errors(folder):
+            return docker.roll_out(
+                folder, target, release.number, ready.reference, environment=place,
+                content=model.content, project=project.spec.project, run=release.run,
+                image_digest=ready.digest, capture=project.spec.monitor.capture,
+                report=project.report,
+            )  # fmt: skip
+    with disk_errors(folder):
+        return process.roll_out(
+            folder, target, release.number, project.state.model_folder(model.content),
+            environment=place, content=model.content, files=model.files,
+            name=project.spec.project, run=release.run, capture=project.spec.monitor.capture,
+            trust_pickle=project.spec.trust == "pickle", report=project.report,
+        )  # fmt: skip
+
+
+def stop(project: Project, place: str) -> bool:
+    """Stop serving; False if nothing ran."""
+    folder = project.environment_folder(place)
+    if isinstance(project.serving_target(place), DockerTarget):
+        from treadle.deploy import docker
+
+        return docker.stop(folder)
+    return process.stop(folder)
+
+
+def collect(project: Project, place: str) -> None:
+    """Have what was captured until now in the environment's folder."""
+    if isinstance(project.serving_target(place), DockerTarget):
+        from treadle.deploy import docker
+
+        docker.collect(project.environment_folder(place))
+
+
+def log_lines(project: Project, place: str, lines: int, *, follow: bool) -> Iterator[str]:
+    """The last lines of the server's log, and with `follow` those to come."""
+    folder = project.environment_folder(place)
+    if isinstance(project.serving_target(place), DockerTarget):
+        from treadle.deploy import docker
+
+        found = docker.follow(folder, lines) if follow else docker.log_lines(folder, lines)
+        yield from found
+        return
+    files = process.log_files(folder)
+    if not files:
+        raise UsageError(f"there is no log of `{place}` yet", hint="treadle up")
+    last: list[str] = []
+    for path in files:
+        last += path.read_text(encoding="utf-8", errors="replace").splitlines()
+    yield from last[-lines:] if lines else []
+    if not follow:
+        return
+    path = files[-1]
+    position, inode = path.stat().st_size, path.stat().st_ino
+    while True:  # rotation included
+        time.sleep(0.2)
+        try:
+            now = path.stat()
+        except FileNotFoundError:
+            continue
+        if now.st_ino != inode or now.st_size < position:
+            position, inode = 0, now.st_ino
+        if now.st_size > position:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                file.seek(position)
+                text = file.read()
+                position = file.tell()
+            yield from text.splitlines()
