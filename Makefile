@@ -9,7 +9,7 @@ RUNS ?= 50000
 BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: up test test-slow test-torch clients check bench soak fuzz lock clean
+.PHONY: up test test-slow test-torch test-images clients check bench soak fuzz lock clean
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer was found; name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
@@ -33,6 +33,10 @@ test-torch: $(VENV)/installed  ## what needs PyTorch, in a venv of its own: its 
 	@echo "import site; site.addsitedir('$(CURDIR)/$$(ls -d $(VENV)/lib/python*/site-packages)')" > "$$(ls -d .venv-torch/lib/python*/site-packages)/treadle-venv.pth"
 	@.venv-torch/bin/python -c 'import torch' 2>/dev/null || .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
 	@.venv-torch/bin/python -m pytest -q -n 0 tests/base/test_pt2.py tests/build/test_exported.py tests/operate/model/test_torch_model.py tests/e2e/test_compile.py
+
+test-images: $(VENV)/installed  ## images: Docker, a registry and independent readers; none may be skipped
+	@tests/support/setup_images
+	@TREADLE_NO_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m images --timeout 900
 
 clients: $(VENV)/installed  ## the clients of the model server that the slow tests ask it with
 	@tests/real_clients/setup
@@ -60,7 +64,7 @@ fuzz: $(VENV)/installed  ## atheris on the HTTP protocol and on binary tensors; 
 
 lock:  ## resolve again, for every platform, with hashes and without host names
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile pyproject.toml --group dev --extra mlflow --extra sklearn --extra xgboost --extra lightgbm --extra onnx --extra compile --extra grpc --extra duckdb --extra postgres \
+	@$(BIN)/uv pip compile pyproject.toml --group dev --extra mlflow --extra sklearn --extra xgboost --extra lightgbm --extra onnx --extra compile --extra grpc --extra images --extra duckdb --extra postgres \
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean:

@@ -109,7 +109,7 @@ def command_line(arguments: Sequence[str]) -> int:
         return 130
     except click.ClickException as mistake:
         return report_error(console, mistake)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the latter is what click makes of it
         return 141
     except BaseException as error:
         if "--debug" in arguments:

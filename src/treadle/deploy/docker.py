@@ -19,7 +19,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -462,25 +462,21 @@ def _leave(engine: Engine, served: Deployed, report: Report) -> None:
     ]
     for one in others:
         if one.status == "running":
-            # First this: a container that ends by itself would be started again.
-            _quiet(lambda one=one: engine.update_restart(one.name))  # type: ignore[misc]
-            _quiet(lambda one=one: engine.signal(one.name, "USR2"))  # type: ignore[misc]
+            with contextlib.suppress(TreadleError):  # it may just have ended
+                # First this: a container that ends by itself would be started again.
+                engine.update_restart(one.name)
+                engine.signal(one.name, "USR2")
     until = time.monotonic() + _LINGER_S + 5
     while others and time.monotonic() < until:
         for one in list(others):
             now = engine.container(one.name)
             if now is None or now.status != "running":
-                _quiet(lambda one=one: engine.remove(one.name))  # type: ignore[misc]
+                engine.remove(one.name)
                 others.remove(one)
         if others:
             time.sleep(0.2)
     for one in others:
         report(f"{one.name} is still answering; the next turn removes it")
-
-
-def _quiet(call: Callable[[], None]) -> None:
-    with contextlib.suppress(TreadleError):
-        call()
 
 
 def _address(known: Deployed, holder: Container) -> str:
