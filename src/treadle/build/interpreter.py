@@ -18,7 +18,7 @@ from treadle.build.layer import Entry
 
 _LEFT = re.compile(
     r"lib/python3\.\d+/(test|idlelib|tkinter|turtledemo|ensurepip|lib2to3|site-packages|config-[^/]*"
-    r"|turtle\.py|lib-dynload/(_test|_tkinter|xxlimited|_xxtest)[^/]*)(/.*)?"
+    r"|turtle\.py|unittest/test|ctypes/test|distutils/tests|lib-dynload/(_test|_tkinter|xxlimited|_xxtest)[^/]*)(/.*)?"
 )
 
 

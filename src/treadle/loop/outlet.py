@@ -69,7 +69,10 @@ def send(
             hint="leave out the part after @",
         )
     place = Registry(reference, cache=cache, report=report)
-    sent = _push(made, index, place, reference.tag or _tag(top), force, report, attach)
+    try:
+        sent = _push(made, index, place, reference.tag or _tag(top), force, report, attach)
+    finally:
+        place.close()
     return Sent(str(reference.at(top)), sent.sent_bytes, sent.blobs)
 
 

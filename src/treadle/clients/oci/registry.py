@@ -277,9 +277,10 @@ class Registry:
             return None
         told = answer.headers.get("Range", "")
         last = told.rpartition("-")[2]
-        # An upload with nothing in it says 0-0, as one with a single byte does: send that again.
-        size = int(last) + 1 if last.isdigit() and int(last) > 0 else 0
-        return self._absolute(answer.headers.get("Location"), answer, location), size
+        # An upload with nothing in it says 0-0, as one with a single byte does: a new one is clear.
+        if not last.isdigit() or int(last) == 0:
+            return None
+        return self._absolute(answer.headers.get("Location"), answer, location), int(last) + 1
 
     # ---- manifests ----
 

@@ -44,6 +44,7 @@ _BLOCK = 1 << 20
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
+_RENEWALS = 6
 
 
 @dataclass
@@ -72,6 +73,16 @@ class Answer:
     def close(self) -> None:
         """Keep the connection if the body was read to its end, else drop it."""
         self._give_back(self._response.isclosed() or self._response.length == 0)
+
+
+class _Straight(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: a token's realm may not send a password elsewhere."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """None: the redirect is an error."""
+
+
+_STRAIGHT = urllib.request.build_opener(_Straight)
 
 
 class Transport:
@@ -120,7 +131,7 @@ class Transport:
         the caller knows how to go on.
         """
         url = urllib.parse.urljoin(self.base + "/", url)
-        renewed, attempt, redirects = False, 0, 0
+        renewed, attempt, redirects = 0, 0, 0
         while True:
             try:
                 answer = self._once(method, url, scope, headers or {}, body, size)
@@ -138,15 +149,13 @@ class Transport:
                     raise self._away(url, error) from None
                 self._wait(attempt, None, f"{_host(url)} broke the connection")
                 continue
-            if answer.status == 401 and not renewed:
+            if answer.status == 401:
                 told = answer.headers.get_all("WWW-Authenticate") or []
                 answer.read()
-                if self._login(told, scope, url):
-                    renewed = True
+                renewed += 1
+                # Several times: other threads may use a short-lived token up meanwhile.
+                if renewed <= _RENEWALS and self._login(told, scope, url):
                     continue
-                raise self._denied(scope)
-            if answer.status == 401:
-                answer.read()
                 raise self._denied(scope)
             if answer.status in _AGAIN and attempt + 1 < _TRIES and (retry or answer.status == 429):
                 attempt += 1
@@ -311,7 +320,7 @@ class Transport:
             return True
         if "basic" in known:
             with self._lock:
-                had = self._challenge is not None
+                had = self._challenge is not None  # then it was sent, and did not please
                 self._challenge = ("basic", known["basic"])
             return self._basic() is not None and not had
         return False
@@ -341,7 +350,7 @@ class Transport:
             request = urllib.request.Request(address, headers=headers)  # noqa: S310
         for attempt in range(1, _TRIES + 1):
             try:
-                with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+                with _STRAIGHT.open(request, timeout=_TIMEOUT_S) as answer:
                     told = json.loads(answer.read(1 << 20))
                 return str(told.get("token") or told["access_token"])
             except urllib.error.HTTPError as error:
