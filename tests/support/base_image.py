@@ -18,8 +18,11 @@ from treadle.base.image import LAYER_GZIP, OCI_CONFIG, OCI_MANIFEST, Blob, Descr
 from treadle.clients.files import flocked
 from treadle.clients.oci.layout import Layout
 
-_PACKAGES = {"python": "python3,ca-certificates", "bare": "ca-certificates"}
-_FORMAT = 2
+_PACKAGES = {
+    "python": "python3,ca-certificates",
+    "bare": "ca-certificates,libssl3,libffi8,libsqlite3-0",
+}
+_FORMAT = 3
 
 
 def missing() -> str | None:

@@ -52,23 +52,23 @@ def serve(pinned: Sequence[str], flavor: str | None) -> Needs:
     return Needs(tuple(sorted(kept)), tuple(notes))
 
 
-def train(folder: Path, imported: Mapping[str, str]) -> Needs:
+def train(
+    folder: Path, imported: Mapping[str, str], exported: Sequence[str] | None = None
+) -> Needs:
     """The project's lock; where there is none, the versions of what the pipeline imports.
 
     Args:
         folder: the project's.
         imported: distribution → version, as the pipeline's fingerprints name them.
+        exported: what uv made of the project's uv.lock, where it has one.
     """
+    if exported is not None:
+        return Needs((*exported, *_own()), ("installed as uv.lock of the project says",))
     for name in _LOCKS:
         if (folder / name).is_file():
             return Needs(
                 (*_lines(folder / name), *_own()), (f"installed as {name} of the project says",)
             )
-    if (folder / "uv.lock").is_file():
-        raise UsageError(
-            "uv.lock is uv's own form",
-            hint="uv export --frozen --no-emit-project --format pylock.toml -o pylock.toml",
-        )
     absent = sorted(name for name, version in imported.items() if version == "not installed")
     if absent:
         raise UsageError(f"the pipeline imports {', '.join(absent)}, which is not installed here")
@@ -78,7 +78,7 @@ def train(folder: Path, imported: Mapping[str, str]) -> Needs:
         if "source sha256:" not in version
     ]
     said = f"the project has no lock: what its pipeline imports is pinned ({', '.join(pins)})"
-    return Needs((*pins, *_own()), (said,))
+    return Needs((*pins, *_beside(imported), *_own()), (said,))
 
 
 def hub() -> Needs:
@@ -106,6 +106,21 @@ def _own() -> tuple[str, ...]:
     """What Treadle itself needs, by its own metadata."""
     needed: Iterable[str] = importlib.metadata.requires("treadle") or ()
     return tuple(one for one in needed if "extra ==" not in one)
+
+
+def _beside(imported: Mapping[str, str]) -> tuple[str, ...]:
+    """What Treadle needs to package the models of the libraries that are imported: its extras."""
+    names = {name_of(name) for name in imported}
+    found: list[str] = []
+    for extra in ("sklearn", "xgboost", "lightgbm", "onnx"):
+        wanted = [
+            one.partition(";")[0].strip()
+            for one in importlib.metadata.requires("treadle") or ()
+            if re.search(rf"extra == ['\"]{extra}['\"]", one) and "!= 'linux'" not in one
+        ]
+        if names & {name_of(one) for one in wanted}:
+            found += [one for one in wanted if name_of(one) not in names]
+    return tuple(found)
 
 
 def _lines(path: Path) -> list[str]:

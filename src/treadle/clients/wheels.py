@@ -86,6 +86,22 @@ def resolve(
     return _wheels(tomllib.loads(done.stdout), python, platform, cache)
 
 
+def exported(folder: Path) -> list[str] | None:
+    """A project's uv.lock as requirements; None if it has none. Refused: uv cannot read it."""
+    if not (folder / "uv.lock").is_file():
+        return None
+    done = subprocess.run(
+        [_uv(), "export", "--frozen", "--no-emit-project", "--no-hashes", "--no-header",
+         "--no-annotate", "--quiet", "--project", str(folder)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise Refused(
+            f"uv.lock cannot be used: {done.stderr.strip()[:400]}", hint="uv lock makes it anew"
+        )
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
 def fetch(
     wheels: Iterable[Wheel], *, cache: Cache | None = None, report: Report = silent
 ) -> dict[Wheel, Path]:

@@ -281,7 +281,11 @@ class Maker:
         under = images.SITE_PACKAGES
         parts: list[Part] = []
         makers: list[Callable[[], Blob]] = []
+        process = self.about.process
         if interpreter is None:
+            # One that was built with a shared libpython looks for it where it was installed.
+            own = {"LD_LIBRARY_PATH": f"{images.ROOT}/python/lib"}
+            process = replace(process, environment={**process.environment, **own})
             part, maker = self._own_interpreter()
             parts.append(part)
             makers.append(maker)
@@ -305,7 +309,7 @@ class Maker:
             makers.append(self._model)
         plan = ImagePlan(
             self.about.purpose, str(platform), self.python, found.digest, str(self.compressor),
-            tuple(parts), self.about.process, dict(self.about.annotations),
+            tuple(parts), process, dict(self.about.annotations),
         )  # fmt: skip
         return Planned(plan, base, tuple(makers), resolved, path)
 

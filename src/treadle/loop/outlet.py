@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +59,7 @@ def send(
         return Sent(f"tar:{rest}@{top}", size)
     if output in ("minikube", "kind"):
         return _into_node(output, _single(made, f"a {output} node"), about, report)
-    if kind == "docker" and "/" not in rest.partition(":")[0]:
+    if kind == "docker" and not re.match(r"\d+/", rest):  # that were a registry named docker
         name = f"{rest}" if rest else _name(about, top)
         name = name if ":" in name else f"{name}:{_tag(top)}"
         return into_engine(DockerCommand(), _single(made, "an engine"), name, report)

@@ -89,6 +89,7 @@ def _origin(project: Project, run: Run) -> dict[str, Any]:
 
 def of_training(project: Project) -> Subject:
     """The project's source with what its pipeline imports: `treadle train` in a container."""
+    from treadle.clients import wheels
     from treadle.code import fingerprint
 
     sources = fingerprint.project(project.folder, project.spec.pipeline)
@@ -98,7 +99,7 @@ def of_training(project: Project) -> Subject:
     code = _source_files(project)
     return Subject(
         "train", project.spec.project, image.toolbox(), code=code,
-        needs=needs.train(project.folder, imported),
+        needs=needs.train(project.folder, imported, wheels.exported(project.folder)),
         annotations={"code": digest({name: digest_file(path) for name, path in code.items()})},
     )  # fmt: skip
 

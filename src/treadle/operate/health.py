@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 _ASK_S = 3.0
 _REQUEST = b"GET /v2/health/ready HTTP/1.1\r\nHost: health\r\nConnection: close\r\n\r\n"
@@ -31,18 +30,18 @@ def check(environ: Mapping[str, str], *, wait_s: float = 0.0) -> int:
 def _ask(environ: Mapping[str, str]) -> str:
     """The status code, or what is wrong."""
     probe = environ.get("TREADLE_PROBE")
+    address: tuple[str, int] | str = probe or (
+        "127.0.0.1",
+        int(environ.get("TREADLE_PORT") or 8080),
+    )
+    family = socket.AF_UNIX if probe else socket.AF_INET
     try:
-        if probe:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with socket.socket(family, socket.SOCK_STREAM) as connection:
             connection.settimeout(_ASK_S)
-            connection.connect(str(Path(probe)))
-        else:
-            port = int(environ.get("TREADLE_PORT") or 8080)
-            connection = socket.create_connection(("127.0.0.1", port), timeout=_ASK_S)
-        with connection:
+            connection.connect(address)
             connection.sendall(_REQUEST)
             head = connection.recv(64)
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "strerror", None) or error)
+    except OSError as error:
+        return str(error.strerror or error)
     parts = head.split(b" ", 2)
     return parts[1].decode("ascii", "replace") if len(parts) > 1 else "no answer"
