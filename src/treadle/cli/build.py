@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from treadle.cli.options import ENVIRONMENT
 from treadle.cli.output import Console, common, table
-from treadle.cli.turn import ENVIRONMENT
 
 
 @click.command()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from treadle.cli.options import ENVIRONMENT
 from treadle.cli.output import Console, common
-from treadle.cli.turn import ENVIRONMENT
 from treadle.loop.project import open_project
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from treadle.base.errors import UsageError
+from treadle.cli.options import ENVIRONMENT
 from treadle.cli.output import Console, common, table
-from treadle.cli.turn import ENVIRONMENT
 from treadle.loop.project import SPEC_FILE, find_folder, open_project
 
 

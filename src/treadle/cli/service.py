@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
+from treadle.cli.options import ENVIRONMENT
 from treadle.cli.output import Console, common, table
-from treadle.cli.turn import ENVIRONMENT
 from treadle.loop.project import open_project
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from treadle.base.digest import short
+from treadle.cli.options import ENVIRONMENT, SET
 from treadle.cli.output import Console, common, table
 from treadle.loop.project import open_project
 from treadle.loop.walk import walk
@@ -15,17 +16,6 @@ from treadle.loop.walk import walk
 if TYPE_CHECKING:
     from treadle.base.records import Plan, Verdict
     from treadle.loop.outcome import TurnResult
-
-ENVIRONMENT = click.option(
-    "--env", "environment", metavar="NAME", help="An entry of deploy:; the first is the default."
-)
-SET = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="FUNCTION.PARAMETER=VALUE",
-    help="A hyperparameter for this run; with commas each value is tried (train).",
-)
 
 
 @click.command()
