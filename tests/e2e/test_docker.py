@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import http.client
 import json
+import os
 import re
+import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -168,6 +173,18 @@ def test_swap_under_load_loses_no_request(project: Project) -> None:
     assert len(containers(project)) == 1
 
 
+def test_two_workers_swap_under_load_and_the_old_ones_leave(make: Callable[..., Project]) -> None:
+    project = make("{target: docker, port: 0, workers: 2}")
+    project("up")
+    with Clients(port_of(project)) as clients:
+        more_data(project, 13)
+        project("up")
+        time.sleep(0.5)
+    assert clients.failures == []
+    assert clients.versions == {"1", "2"}
+    assert len(containers(project)) == 1
+
+
 def test_server_that_does_not_get_ready_is_refused_and_the_old_one_goes_on(
     project: Project,
 ) -> None:
@@ -293,3 +310,144 @@ def test_one_scenario_leaves_equal_ledgers_in_a_process_and_in_docker(
     by_docker = scenario(make("{target: docker, port: 0}", "by-docker"))
     assert by_docker == by_process
     assert len(by_process) > 8
+
+
+# ---- turns that are cut off, addresses, other targets --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["deploy.begin", "deploy.wanted", "deploy.spawned", "deploy.swapped", "deploy.answered"],
+)
+def test_turn_that_is_killed_is_made_good_by_the_next(project: Project, point: str) -> None:
+    more_data(project, 41)
+    project("up", code=-9, env={"TREADLE_CRASH": point})
+    project("up")
+    assert project("predict", "houses.csv", "-n", "1", "--json").json["release"] == "2"
+    assert len(containers(project)) == 1
+    assert "nothing to do" in project("up").out
+
+
+def test_port_that_cannot_be_had_leaves_the_service_where_it_is(
+    project: Project, make: Callable[..., Project]
+) -> None:
+    other = make("{target: docker, port: 0}", "other")
+    other("up")
+    before = project.status()["address"]
+    wanted = "{target: docker, port: %d}" % port_of(other)
+    project.edit("treadle.yaml", ("{target: docker, port: 0}", wanted))
+    ran = project("up", code=2)
+    assert "the port is in use by the container treadle-" in ran.err
+    project.edit("treadle.yaml", (wanted, "{target: docker, port: 0}"))
+    assert project.status()["address"] == before
+    assert project("predict", "houses.csv", "-n", "1", "--json").json["release"] == "1"
+
+
+def test_environment_moves_from_a_process_to_a_container_and_back(
+    make: Callable[..., Project],
+) -> None:
+    project = make("{target: process, port: 0}")
+    project("up")
+    port = port_of(project)
+    as_process, as_container = (
+        "{target: process, port: 0}", "{target: docker, port: %d}" % port,
+    )  # fmt: skip
+    project.edit("treadle.yaml", (as_process, as_container))
+    project("up")
+    assert port_of(project) == port
+    assert len(containers(project)) == 1
+    project.edit("treadle.yaml", (as_container, as_process))
+    project("up")
+    assert containers(project) == containers(project, "port") == []
+    assert project("predict", "houses.csv", "-n", "1", "--json").json["release"] == "1"
+
+
+def test_gpu_that_the_engine_has_not_is_said(make: Callable[..., Project]) -> None:
+    ran = make("{target: docker, port: 0, gpus: 1}")("up", code=3)
+    assert "has no such GPU" in ran.err
+
+
+# ---- engines elsewhere ---------------------------------------------------------------------------
+
+
+def test_engine_of_a_context_serves_as_the_default_one_does(
+    make: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker-config"))
+    docker("context", "create", "elsewhere", "--docker", "host=unix:///var/run/docker.sock")
+    project = make("{target: docker, port: 0, context: elsewhere}")
+    project("up")
+    known = json.loads((project.folder / ".treadle/environments/local/docker.json").read_text())
+    assert known["context"] == "elsewhere"
+    assert project("predict", "houses.csv", "-n", "1", "--json").json["release"] == "1"
+    project("down")
+
+
+def test_engine_behind_ssh_builds_serves_and_is_taken_down(
+    make: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images.require("sshd", "ssh", "ssh-keygen")
+    with ssh_server(tmp_path / "ssh") as (address, program):
+        monkeypatch.setenv("PATH", f"{program}:{os.environ['PATH']}")
+        monkeypatch.setenv("DOCKER_HOST", address)
+        project = make("{target: docker, port: 0}")
+        project("up")
+        # This server happens to be on the same machine, so that its loopback is ours.
+        assert project("predict", "houses.csv", "-n", "3", "--json").json["release"] == "1"
+        more_data(project, 51)
+        project("up")
+        monkeypatch.delenv("DOCKER_HOST")  # another shell: it is still that engine that is asked
+        assert project.status()["service"] == "serving"
+        assert any("serves on" in line for line in project("logs", "--json").json["lines"])
+        project("down")
+    folder = project.folder / ".treadle/environments/local/capture"
+    assert list(folder.glob("*.msgpack"))
+
+
+@contextlib.contextmanager
+def ssh_server(folder: Path) -> Iterator[tuple[str, Path]]:
+    """An sshd on a loopback port with keys of its own: its address, and a folder with an `ssh` that
+    knows these keys and nothing of the user's."""
+    folder.mkdir(mode=0o700)
+    for key in ("host", "user"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True
+        )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (folder / "sshd_config").write_text(
+        f"ListenAddress 127.0.0.1:{port}\nHostKey {folder}/host\nPidFile none\nUsePAM no\n"
+        f"AuthorizedKeysFile {folder}/user.pub\nStrictModes no\nMaxStartups 64\n"
+        "PasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+    )
+    (folder / "known").write_text(
+        f"[127.0.0.1]:{port} " + (folder / "host.pub").read_text()
+    )  # fmt: skip
+    (folder / "config").write_text(
+        f"IdentityFile {folder}/user\nIdentitiesOnly yes\nUserKnownHostsFile {folder}/known\n"
+    )
+    program = folder / "bin"
+    program.mkdir()
+    (program / "ssh").write_text(
+        f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n'
+    )  # fmt: skip
+    (program / "ssh").chmod(0o755)
+    Path("/run/sshd").mkdir(exist_ok=True)  # where sshd separates its privileges
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [str(shutil.which("sshd")), "-D", "-e", "-f", str(folder / "sshd_config")],
+            stderr=log, stdout=log,
+        )  # fmt: skip
+    try:
+        user = getpass.getuser()
+        until = time.monotonic() + 30
+        while subprocess.run(
+            [str(program / "ssh"), "-p", str(port), f"{user}@127.0.0.1", "true"],
+            capture_output=True, check=False,
+        ).returncode:  # fmt: skip
+            assert time.monotonic() < until, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield f"ssh://{user}@127.0.0.1:{port}", program
+    finally:
+        server.terminate()
+        server.wait()

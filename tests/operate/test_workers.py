@@ -202,6 +202,25 @@ def test_two_workers_serve_one_port_and_end_together(serve: Callable[..., Served
         assert supervision.start_of(pid) == ""
 
 
+def test_workers_asked_to_leave_answer_once_more_and_end_by_themselves(
+    serve: Callable[..., Served],
+) -> None:
+    served = serve("--workers", "2")
+    pids = served.until(2)
+    asking = [Client(served.port) for _ in range(6)]
+    for client in asking:
+        client.predict()
+    served.process.send_signal(signal.SIGUSR2)
+    wait_for(lambda: served.logged("asked to leave after a swap"), log=served.lines)
+    for client in asking:
+        client.predict()  # on the connection from before: the server lingers for it
+    assert [client.failures for client in asking] == [0] * 6
+    assert [len(client.answers) for client in asking] == [2] * 6
+    assert served.process.wait(timeout=60) == 0
+    for pid in pids.values():
+        assert supervision.start_of(pid) == ""
+
+
 @pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.soak)])
 def test_a_killed_worker_loses_its_own_requests_alone_and_is_replaced(
     serve: Callable[..., Served], rounds: int

@@ -255,6 +255,22 @@ def test_a_gate_may_name_what_the_judge_can_compute_and_nothing_else():
     }
 
 
+PROCESS = "    target: process\n    port: 8080\n"
+
+
+@pytest.mark.parametrize(("written_as", "gpus"), [("all", "all"), ("2", 2), ('"2"', "2")])
+def test_gpus_are_all_or_a_number(tmp_path, written_as, gpus):
+    text = changed(PROCESS, f"    target: docker\n    gpus: {written_as}\n")
+    assert load(written(tmp_path, text)).deploy["zebra"].gpus == gpus
+
+
+@pytest.mark.parametrize("gpus", ["true", "[1]", "1.5", "some", "0"])
+def test_gpus_that_are_neither_are_one_mistake(tmp_path, gpus):
+    (said,) = mistakes(tmp_path, changed(PROCESS, f"    target: docker\n    gpus: {gpus}\n"))
+    assert "deploy.zebra.gpus" in said
+    assert "`all` or a number" in said
+
+
 def test_decay_without_truth_is_a_mistake_with_the_fix(tmp_path):
     text = changed("  truth:\n    data: arrivals\n    matures: 1d\n", "")
     (found,) = mistakes(tmp_path, text)

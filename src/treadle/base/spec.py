@@ -193,7 +193,7 @@ class DockerTarget:
     memory: str | None = None
     """The most that the container may take: 512m, 2g."""
     cpus: float | None = None
-    gpus: str | None = None
+    gpus: str | int | None = None
     """`all` or a number."""
     network: str = "none"
     """Of the model server: `none` (it answers, and reaches nothing), `bridge` or a network's name."""
@@ -207,6 +207,10 @@ class DockerTarget:
             raise ValueError(f"memory is a number with k, m or g (512m), not {self.memory}")
         if self.cpus is not None and self.cpus <= 0:
             raise ValueError(f"cpus are more than 0, not {self.cpus}")
+        if self.gpus is not None and self.gpus != "all" and not re.fullmatch(
+            r"[1-9]\d*", str(self.gpus)
+        ):  # fmt: skip
+            raise ValueError(f"gpus are `all` or a number from 1 on, not {self.gpus}")
 
 
 @_section

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -101,9 +102,10 @@ class Engine(Protocol):
 class DockerCommand:
     """An engine by its command-line client."""
 
-    def __init__(self, context: str | None = None) -> None:
-        """`context`: a Docker context; by default the current one, or DOCKER_HOST's."""
-        self._context = context
+    def __init__(self, context: str | None = None, host: str = "") -> None:
+        """`context`: a Docker context; else `host`: an engine's address; by default the current
+        context, or DOCKER_HOST's."""
+        self._context, self._host = context, "" if context else host
 
     def _call(
         self, *arguments: str, check: bool = True, timeout_s: float | None = _START_S
@@ -130,10 +132,11 @@ class DockerCommand:
                 hint="install Docker (https://docs.docker.com/engine/install), or build with "
                 "--output oci:DIR, tar:FILE or to a registry: those need none",
             )
-        return [found, *(["--context", self._context] if self._context else [])]
+        named = ["--context", self._context] if self._context else []
+        return [found, *named, *(["--host", self._host] if self._host else [])]
 
     def _named(self) -> str:
-        host = os.environ.get("DOCKER_HOST")
+        host = self._host or os.environ.get("DOCKER_HOST")
         if self._context:
             return f" of the context {self._context}"
         return f" at {host}" if host else ""
@@ -156,7 +159,7 @@ class DockerCommand:
             )
         if "port is already allocated" in low or "address already in use" in low:
             return UsageError(
-                f"the port is in use: {said.splitlines()[0][:200]}",
+                f"the port is in use{self._by_whom(low)}: {said.splitlines()[0][:200]}",
                 hint="choose another port in deploy:, or stop what uses it (docker ps)",
             )
         if "could not select device driver" in low or "nvidia" in low:
@@ -171,6 +174,16 @@ class DockerCommand:
             )
         shown = " ".join(arguments[:2])
         return TreadleError(f"docker {shown} failed: {said[:500]}")
+
+    def _by_whom(self, said: str) -> str:
+        """` by the container NAME` where it is one of this engine's."""
+        found = re.search(r":(\d+)(?: failed|: bind)", said)
+        if found is None:
+            return ""
+        names = self._call(
+            "ps", "--filter", f"publish={found[1]}", "--format", "{{.Names}}", check=False
+        ).stdout.split()
+        return f" by the container {names[0]}" if names else ""
 
     def platform(self) -> str:
         """See Engine."""
@@ -284,6 +297,7 @@ class DockerCommand:
             for line in process.stdout:
                 yield line.rstrip("\n")
         finally:
+            process.stdout.close()
             process.kill()
             process.wait()
 

@@ -58,6 +58,8 @@ class Deployed:
     id: str
     """Of this environment on its engine: in every name and label."""
     context: str | None = None
+    engine: str = ""
+    """DOCKER_HOST as it was: another shell's status, logs and down ask the same engine."""
     host: str = "127.0.0.1"
     port: int = 0
     """As wanted; 0: any."""
@@ -69,13 +71,21 @@ class Deployed:
     image: str = ""
     since: str = ""
     error: str | None = None
+    settled: bool = True
+    """False from the moment the new server answers until all before it were told to leave: a turn
+    that is killed between leaves servers of two releases, and the next turn must know."""
 
 
-def engine_of(context: str | None) -> Engine:
-    """The engine of a context, by the docker command."""
+def engine_of(known: Deployed) -> Engine:
+    """The engine that an environment was deployed to, by the docker command."""
     from treadle.clients.docker import DockerCommand
 
-    return DockerCommand(context)
+    return DockerCommand(known.context, known.engine)
+
+
+def _named(target: DockerTarget) -> str:
+    """The engine's address that this shell names; a context of the target comes first."""
+    return "" if target.context else os.environ.get("DOCKER_HOST", "")
 
 
 # ---- looking -------------------------------------------------------------------------------------
@@ -87,7 +97,7 @@ def observe(env_folder: Path, *, timeout_s: float = 1.0, engine: Engine | None =
     known = supervision.read(env_folder / STATE, Deployed)
     if known is None or not known.server:
         return Observed("absent")
-    engine = engine or engine_of(known.context)
+    engine = engine or engine_of(known)
     facts = {
         "release": known.release, "model": known.content, "instance": known.instance,
         "since": known.since,
@@ -109,19 +119,30 @@ def observe(env_folder: Path, *, timeout_s: float = 1.0, engine: Engine | None =
         return Observed("down", error=said, **facts)  # type: ignore[arg-type]
     if server.health == "unhealthy":
         return Observed("unhealthy", error="its health check fails: treadle logs", **facts)  # type: ignore[arg-type]
-    return Observed("serving", error=known.error, **facts)  # type: ignore[arg-type]
+    if server.health != "healthy" and not _says_ready(engine, known.server):
+        # The engine has not asked yet, after a start or a restart: so this does.
+        return Observed("starting", **facts)  # type: ignore[arg-type]
+    return Observed("serving", error=known.error, unfinished=not known.settled, **facts)  # type: ignore[arg-type]
+
+
+def _says_ready(engine: Engine, server: str) -> bool:
+    try:
+        engine.execute(server, ["python", "-m", "treadle.operate", "health"])
+    except TreadleError:
+        return False
+    return True
 
 
 def log_lines(env_folder: Path, lines: int, *, engine: Engine | None = None) -> list[str]:
     """The last lines of the server's log. UsageError if nothing was deployed."""
     known = _known(env_folder)
-    return (engine or engine_of(known.context)).logs(known.server, lines)
+    return (engine or engine_of(known)).logs(known.server, lines)
 
 
 def follow(env_folder: Path, lines: int, *, engine: Engine | None = None) -> Iterator[str]:
     """The last lines, and those to come."""
     known = _known(env_folder)
-    return (engine or engine_of(known.context)).follow(known.server, lines)
+    return (engine or engine_of(known)).follow(known.server, lines)
 
 
 def _known(env_folder: Path) -> Deployed:
@@ -178,14 +199,19 @@ def roll_out(
 
     env_folder.mkdir(parents=True, exist_ok=True)
     started = clock.text(clock.now())
-    engine = engine or engine_of(target.context)
+    named = _named(target)
+    engine = engine or engine_of(Deployed("", target.context, named))
     before = supervision.read(env_folder / STATE, Deployed)
-    if before is not None and before.server and before.context != target.context:
+    if (
+        before is not None
+        and before.server
+        and (before.context, before.engine) != (target.context, named)
+    ):
         report("moving to another engine: the old one is stopped first")
         stop(env_folder)
         before = None
     known = before or Deployed(secrets.token_hex(4), target.context)
-    known = replace(known, context=target.context)
+    known = replace(known, context=target.context, engine=named)
     supervision.write(env_folder / STATE, known)  # the id is known before anything carries it
     labels = {
         f"{LABEL}.project": project, f"{LABEL}.environment": environment, f"{LABEL}.id": known.id,
@@ -220,11 +246,12 @@ def roll_out(
         raise
     served = replace(
         known, server=name, release=release, content=content, instance=instance, image=image,
-        since=started, error=None,
+        since=started, error=None, settled=False,
     )  # fmt: skip
     supervision.write(env_folder / STATE, served)
     crash.point("deploy.swapped")
     _leave(engine, served, report)
+    supervision.write(env_folder / STATE, replace(served, settled=True))
     return Rollout(
         id=clock.ulid(), environment=environment, release=release, started=started, status="done",
         ended=clock.text(clock.now()), instance=instance, address=_address(served, holder),
@@ -240,7 +267,7 @@ def stop(env_folder: Path, *, timeout_s: float = _END_S, engine: Engine | None =
     known = supervision.read(env_folder / STATE, Deployed)
     if known is None:
         return False
-    engine = engine or engine_of(known.context)
+    engine = engine or engine_of(known)
     ours = engine.containers({f"{LABEL}.id": known.id})
     servers = [one for one in ours if one.labels.get(f"{LABEL}.role") == "server"]
     others = [one for one in ours if one not in servers]
@@ -265,7 +292,7 @@ def collect(env_folder: Path, *, engine: Engine | None = None) -> int:
     known = supervision.read(env_folder / STATE, Deployed)
     if known is None or not known.server:
         return 0
-    engine = engine or engine_of(known.context)
+    engine = engine or engine_of(known)
     server = engine.container(known.server)
     if server is None:
         return 0
@@ -282,11 +309,12 @@ def collect(env_folder: Path, *, engine: Engine | None = None) -> int:
         for path in sorted(Path(folder).iterdir()):
             if not path.name.endswith((".msgpack", ".msgpack.open")):
                 continue
-            shutil.copyfile(path, here / f".{path.name}")
-            os.replace(here / f".{path.name}", here / path.name)
+            _keep(path, here / path.name)
             if path.name.endswith(".msgpack"):
                 (here / f"{path.name}.open").unlink(missing_ok=True)
                 finished.append(path.name)
+    if finished:
+        _sync(here)  # what is removed there must be here after a power cut
     if finished and server.status == "running":
         program = "import os,sys\nfor n in sys.argv[2:]: os.unlink(os.path.join(sys.argv[1],n))"
         engine.execute(known.server, ["python", "-c", program, _CAPTURE, *finished])
@@ -299,8 +327,26 @@ def flush(env_folder: Path, *, wait_s: float = 0.3, engine: Engine | None = None
     if known is None or not known.server:
         return
     with contextlib.suppress(TreadleError):
-        (engine or engine_of(known.context)).signal(known.server, "USR1")
+        (engine or engine_of(known)).signal(known.server, "USR1")
         time.sleep(wait_s)
+
+
+def _keep(source: Path, target: Path) -> None:
+    """Copy a segment under its name, whole and on disk."""
+    arriving = target.with_name(f".{target.name}")
+    with source.open("rb") as read, arriving.open("wb") as written:
+        shutil.copyfileobj(read, written)
+        written.flush()
+        os.fsync(written.fileno())
+    os.replace(arriving, target)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # ---- how -----------------------------------------------------------------------------------------
@@ -361,6 +407,7 @@ def _hold(
         if target.port == 0 and bound is not None:
             port = bound[1]
         if known.server and wanted != (known.host, known.port):
+            _can_be_had(engine, target, known, image, labels)
             report("moving to another address: the old server is stopped first")
             moved = True
         engine.remove(name)
@@ -385,6 +432,24 @@ def _hold(
     raise Unreachable(f"the container of the port did not start: {said[-300:]}")
 
 
+def _can_be_had(
+    engine: Engine, target: DockerTarget, known: Deployed, image: str, labels: Mapping[str, str]
+) -> None:
+    """Raise what is wrong with the wanted address while the old one is still served."""
+    if target.port in (0, known.port):
+        return  # the old holder itself may have it
+    name = f"{_holder(known)}-try"
+    engine.remove(name)
+    try:
+        engine.run([
+            "--name", name, *_labels(labels), *_HARDENED, "--publish",
+            f"{target.host}:{target.port}:{_PORT}", "--no-healthcheck", image, "hold",
+            "/tmp/try.sock",  # noqa: S108 - in the container
+        ])  # fmt: skip
+    finally:
+        engine.remove(name)
+
+
 def _labels(labels: Mapping[str, str]) -> list[str]:
     return [part for name, value in labels.items() for part in ("--label", f"{name}={value}")]
 
@@ -396,7 +461,7 @@ def _limits(target: DockerTarget) -> list[str]:
     if target.cpus is not None:
         found += ["--cpus", f"{target.cpus:g}"]
     if target.gpus is not None:
-        found += ["--gpus", target.gpus]
+        found += ["--gpus", str(target.gpus)]
     return found
 
 
@@ -482,17 +547,17 @@ def _leave(engine: Engine, served: Deployed, report: Report) -> None:
 def _address(known: Deployed, holder: Container) -> str:
     host, port = holder.ports.get(f"{_PORT}/tcp", (known.host, known.port))
     if host in ("0.0.0.0", "::"):
-        host = _engine_host(known.context) or "127.0.0.1"
+        host = _engine_host(known) or "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _engine_host(context: str | None) -> str | None:
+def _engine_host(known: Deployed) -> str | None:
     """The machine of a remote engine, by DOCKER_HOST or the context's address."""
     from urllib.parse import urlsplit
 
-    address = os.environ.get("DOCKER_HOST", "")
-    if context is not None:
+    address = known.engine
+    if known.context is not None:
         from treadle.clients.docker import context_address
 
-        address = context_address(context)
+        address = context_address(known.context)
     return urlsplit(address).hostname if address else None

@@ -41,13 +41,22 @@ def roll_out(project: Project, place: str, release: Release, model: Model) -> Ro
         from treadle.loop import image
 
         ready = image.for_engine(project, place, release, target)
+        former = _former_process(project, place, target.port)
         with disk_errors(folder):
-            return docker.roll_out(
+            done = docker.roll_out(
                 folder, target, release.number, ready.reference, environment=place,
                 content=model.content, project=project.spec.project, run=release.run,
                 image_digest=ready.digest, capture=project.spec.monitor.capture,
                 report=project.report,
             )  # fmt: skip
+        if former:
+            process.stop(folder)
+        return done
+    if (folder / "docker.json").exists():
+        from treadle.deploy import docker
+
+        if docker.stop(folder):
+            project.report("moving from a container to a process: the container is stopped first")
     with disk_errors(folder):
         return process.roll_out(
             folder, target, release.number, project.state.model_folder(model.content),
@@ -55,6 +64,20 @@ def roll_out(project: Project, place: str, release: Release, model: Model) -> Ro
             name=project.spec.project, run=release.run, capture=project.spec.monitor.capture,
             trust_pickle=project.spec.trust == "pickle", report=project.report,
         )  # fmt: skip
+
+
+def _former_process(project: Project, place: str, port: int) -> bool:
+    """Whether a server process of before `target: docker` is to be stopped when the container
+    answers; one that has the container's own port is stopped now."""
+    folder = project.environment_folder(place)
+    seen = process.observe(folder)
+    if seen.pid is None:
+        return False
+    if port != 0 and str(seen.address).endswith(f":{port}"):
+        project.report("moving from a process to a container: the process is stopped first")
+        process.stop(folder)
+        return False
+    return True
 
 
 def stop(project: Project, place: str) -> bool:

@@ -14,8 +14,8 @@ lives: native code holds the interpreter's lock. While a worker is missing, all 
 are not ready. Workers hold the reading end of a pipe, the lifeline: when the supervisor dies, even by
 SIGKILL, they drain and end.
 
-Signals: SIGHUP asks the source what is wanted, SIGTERM stops everything, SIGUSR1 closes capture
-segments. Only the standard library is imported: the supervisor stays small.
+Signals: SIGHUP asks the source what is wanted, SIGTERM stops everything, SIGUSR2 does so as after a
+swap (others go on with the socket, clients have time to notice), SIGUSR1 closes capture segments. Only the standard library is imported: the supervisor stays small.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ SLOTS = 256
 """Processes that live at a time, those that drain included; an unused one costs nothing."""
 LOOK_S = 1.0
 """How often workers are looked at; they tell once a second that they live."""
-_SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
+_SIGNALS = (
+    signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD,
+)  # fmt: skip
 Status = Literal["starting", "serving", "restarting", "failed", "stopped"]
 
 
@@ -214,6 +216,9 @@ class Supervisor:
                 self._stop_at = time.monotonic()  # a person who does not want to wait
             self._source.say("asked to end")
             self._stop()
+        elif signal.SIGUSR2 in numbers:
+            self._source.say("asked to leave after a swap")
+            self._leave()
         elif signal.SIGHUP in numbers:
             self._read_wanted()
         if signal.SIGUSR1 in numbers:
@@ -551,14 +556,26 @@ class Supervisor:
                 one.signal(signal.SIGKILL)
 
     def _stop(self) -> None:
-        if self._stop_at is not None:
+        self._end(STOP_GRACE_S, signal.SIGTERM)
+
+    def _leave(self) -> None:
+        """Another server has taken the socket over: ours linger, as an old generation does."""
+        wanted = self._current.wanted if self._current is not None else None
+        linger_s = wanted.linger_s if wanted is not None else 0.0
+        self._end(linger_s + DRAIN_GRACE_S, signal.SIGUSR2)
+
+    def _end(self, within_s: float, number: signal.Signals) -> None:
+        until = time.monotonic() + within_s
+        if self._stop_at is not None and self._stop_at <= until:
             return
-        self._stop_at = time.monotonic() + STOP_GRACE_S
-        # Closed here and in the workers: from now on a connection is refused, not left waiting.
+        # Closed here and in the workers: from now on a connection is refused, not left waiting
+        # (unless others have the socket too).
         self._listener.close()
+        self._stop_at = until
         for one in self._all:
-            one.phase, one.deadline = "draining", self._stop_at
-            one.signal(signal.SIGTERM)
+            # Only one that serves has a handler: the others are not needed any more.
+            one.signal(number if one.phase in ("serving", "draining") else signal.SIGTERM)
+            one.phase, one.deadline = "draining", until
 
 
 def _real_now() -> str:

@@ -38,6 +38,10 @@ _NONZERO = frozenset({"blocks", "per", "window", "every"})
 TARGETS: dict[str, type] = {
     "process": ProcessTarget, "docker": DockerTarget, "batch": BatchTarget,
 }  # fmt: skip
+_SERVING = frozenset(TARGETS) - {"batch"}
+"""Targets that have a champion of their own, which a batch may score with."""
+_EITHER = frozenset({"gpus"})
+"""Fields that take a text or a number."""
 _HUNDRED_YEARS_S = 100 * 366 * 86400.0
 _SHAPES = {
     "data": "data: {flights: {files: data/*.parquet}}",
@@ -326,7 +330,11 @@ class _Checker:
             return
         empty = node.is_empty()
         hint = f"write {_SHAPES[name]}" if name in _SHAPES and kind != "literal_error" else ""
-        if kind == "string_type":
+        if name in _EITHER:
+            if kind != "string_type":
+                return  # said once, not for each branch of the union
+            words, hint = f"expected `all` or a number, found {found}", ""
+        elif kind == "string_type":
             words = f"expected text, found {found}"
             scalar = node.entries is None and node.items is None and not empty
             hint = f'write "{_yaml_word(node.value)}"' if scalar else hint
@@ -492,7 +500,7 @@ class _Checker:
             self.say(deploy, ("deploy",), "there is no environment", f"write {_SHAPES['deploy']}")
         processes = [
             name for name, item in deploy.entries.items()
-            if (target := item.get("target")) is not None and target.value == "process"
+            if (target := item.get("target")) is not None and target.value in _SERVING
         ]  # fmt: skip
         for name, item in deploy.entries.items():
             of, at = item.get("of"), item.get("at")
@@ -508,7 +516,7 @@ class _Checker:
                     words = f"there is no environment `{_cut(of.value)}`"
                 if of is not None:
                     hint = did_you_mean(of.value, processes) or f"expected {listed(processes)}"
-                    hint = hint if processes else "deploy one to a process"
+                    hint = hint if processes else "deploy one to a process or to docker"
                     self.say(of, path, words, hint)
             if at is not None and isinstance(at.value, str) and at.value.strip():
                 from treadle.plan.schedule import parse
@@ -628,9 +636,11 @@ def _literals(path: Path) -> list[str]:
 
 
 def _own_path(location: tuple[str | int, ...]) -> Path:
-    """The location without the name of the union's branch."""
+    """The location without the names of the unions' branches."""
     if len(location) > 2 and location[0] == "deploy":
-        return (*location[:2], *location[3:])
+        location = (*location[:2], *location[3:])
+    if len(location) > 1 and location[-2] in _EITHER:
+        return location[:-1]
     return location
 
 
