@@ -215,6 +215,50 @@ class DockerTarget:
 
 @_section
 @dataclass(frozen=True)
+class KubernetesTarget:
+    """Pods behind a Service on a cluster."""
+
+    target: Literal["kubernetes"]
+    context: str
+    """The context in the kubeconfig: a cluster is never the one that happens to be current."""
+    state: Literal["checkout"]
+    """`checkout`: this checkout turns the loop and keeps its ledger; the cluster serves."""
+    image: str | None = None
+    """`registry/name` that the cluster pulls from; without it the image is loaded into the node of
+    a local cluster (minikube, kind)."""
+    namespace: str | None = None
+    """By default the project's name."""
+    replicas: int | str = 2
+    """A number, or a range such as 2..8 that the load decides in."""
+    workers: int = 1
+    """Server processes in each pod."""
+    cpu: str = "250m"
+    """What a pod is given at least."""
+    memory: str = "512Mi"
+    """What a pod is given, and the most that it may take."""
+    gpus: int = 0
+    resources: dict[str, str] = field(default_factory=dict)
+    """Extended resources by name."""
+    node_selector: dict[str, str] = field(default_factory=dict)
+    tolerations: tuple[dict[str, str], ...] = ()
+    pull_secrets: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    token_secret: str | None = None
+    """A Secret whose key `token` every request must bear."""
+
+    def __post_init__(self) -> None:
+        text = str(self.replicas)
+        match = re.fullmatch(r"([1-9]\d*)(?:\.\.([1-9]\d*))?", text)
+        if match is None or (match[2] and int(match[2]) <= int(match[1])):
+            raise ValueError(f"replicas are a number from 1 on or a range such as 2..8, not {text}")
+        if not 1 <= self.workers <= 64:
+            raise ValueError(f"workers are a number from 1 to 64, not {self.workers}")
+        if self.gpus < 0:
+            raise ValueError(f"gpus are a number from 0 on, not {self.gpus}")
+
+
+@_section
+@dataclass(frozen=True)
 class BatchTarget:
     """The champion of another environment over files, by `up` or on a schedule."""
 
@@ -226,8 +270,8 @@ class BatchTarget:
     """Five cron fields or `HH:MM`, then a time zone: `05:00 Europe/Berlin`; by default each `up`."""
 
 
-ServingTarget = ProcessTarget | DockerTarget
-DeployTarget = ProcessTarget | DockerTarget | BatchTarget
+ServingTarget = ProcessTarget | DockerTarget | KubernetesTarget
+DeployTarget = ProcessTarget | DockerTarget | KubernetesTarget | BatchTarget
 
 
 @_section
@@ -359,10 +403,10 @@ SECTIONS: tuple[type, ...] = tuple(
 """Every section type, for documentation and the JSON Schema."""
 
 LATER: dict[str, Any] = {
-    "targets": ("kubernetes",),
+    "targets": (),
     "top": ("dashboard", "alerts", "hub"),
     "step": ("resources",),
-    "environment": ("replicas", "namespace", "state", "canary"),
+    "environment": ("canary",),
     "task": ("forecast", "ranking", "text"),
 }
 """Words of the design that no issue has built yet: refused as "not supported yet"."""

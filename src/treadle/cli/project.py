@@ -51,13 +51,14 @@ def init(*, folder: Path, yes: bool, ci: str | None, dry_run: bool, console: Con
 
 
 @click.command()
+@ENVIRONMENT
 @common
-def doctor(*, console: Console) -> int:
+def doctor(*, environment: str | None, console: Console) -> int:
     """Check python, git, disk, network file system, MLflow, docker, cluster: ok, or what is missing
-    and the command that fixes it."""
-    from treadle.loop.doctor import examine
+    and the command that fixes it; with --env what its cluster has and lacks."""
+    from treadle.loop.doctor import examine, examine_environment
 
-    checks = examine(Path.cwd())
+    checks = examine_environment(environment) if environment else examine(Path.cwd())
     rows = [(c.state, c.name, c.found, c.fix or "") for c in checks]
     console.result({"checks": checks}, lambda: table(rows, ("", "what", "found", "fix")))
     return 1 if any(c.state == "missing" for c in checks) else 0

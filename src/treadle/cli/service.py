@@ -116,12 +116,15 @@ def logs(*, environment: str | None, follow: bool, lines: int, console: Console)
 
 @click.command()
 @ENVIRONMENT
+@click.option(
+    "--everything", is_flag=True, help="On a cluster: the namespace and what claims hold, too."
+)
 @common
-def down(*, environment: str | None, console: Console) -> int:
+def down(*, environment: str | None, everything: bool, console: Console) -> int:
     """Stop the service after it has finished what is in flight; nothing recorded is lost."""
     from treadle.loop.service import down as stop
 
     project = open_project(create=False, report=console.report)
-    words = stop(project, project.environment(environment))
+    words = stop(project, project.environment(environment), everything=everything)
     console.result({"done": words}, f"{words}\n\nnext: treadle up")
     return 0

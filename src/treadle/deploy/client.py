@@ -67,20 +67,7 @@ class Client:
         if request_id is not None:
             headers["X-Request-Id"] = request_id
         status, text, told = self._exchange("POST", "/invocations", body(rows), headers)
-        if status == 200:
-            return Asked(
-                json.loads(text)["predictions"], told.get("X-Prediction-Id", ""),
-                told.get("X-Model-Version", ""),
-            )  # fmt: skip
-        try:
-            words = str(json.loads(text)["message"])
-        except (ValueError, KeyError, TypeError):
-            words = f"{self._address} answered {status}"
-        if status in (400, 413, 415):
-            raise UsageError(f"the service refuses the input: {words}")
-        if status == 503:
-            raise Unreachable(f"the service at {self._address} is busy: {words}")
-        raise TreadleError(words, hint="treadle logs")
+        return answered(status, text, told, self._address)
 
     def version(self) -> dict[str, Any]:
         """What the service says of itself: environment, release, instance, model, run."""
@@ -105,6 +92,24 @@ class Client:
             raise Unreachable(
                 f"nobody answers at {self._address}: {why}", hint="treadle status"
             ) from None
+
+
+def answered(status: int, text: bytes, told: Mapping[str, str], address: str) -> Asked:
+    """What the service said to a question; raises as `Client.ask` does."""
+    if status == 200:
+        return Asked(
+            json.loads(text)["predictions"], told.get("X-Prediction-Id", ""),
+            told.get("X-Model-Version", ""),
+        )  # fmt: skip
+    try:
+        words = str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        words = f"{address} answered {status}"
+    if status in (400, 413, 415):
+        raise UsageError(f"the service refuses the input: {words}")
+    if status == 503:
+        raise Unreachable(f"the service at {address} is busy: {words}")
+    raise TreadleError(words, hint="treadle logs")
 
 
 def ask(address: str, rows: Any, *, timeout_s: float = 60.0) -> Asked:

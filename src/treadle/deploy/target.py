@@ -34,6 +34,8 @@ class Observed:
     since: str | None = None
     error: str | None = None
     """Why the last roll-out was refused, or what is wrong now."""
+    differs: tuple[str, ...] = ()
+    """Where what is live is not what was applied, in words."""
     unfinished: bool = False
     """Whether a swap was cut off before the server of the release before was told to leave."""
 

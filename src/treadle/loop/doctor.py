@@ -21,7 +21,7 @@ class Check:
     """One thing looked at. `absent` is fine until something asks for it; `missing` is not."""
 
     name: str
-    state: Literal["ok", "absent", "missing"]
+    state: Literal["ok", "absent", "warning", "missing"]
     found: str
     fix: str | None = None
 
@@ -39,6 +39,16 @@ def examine(folder: Path) -> list[Check]:
         _project,
     ]
     return [check(folder) for check in checks]
+
+
+def examine_environment(environment: str) -> list[Check]:
+    """What the cluster of an environment has and lacks; changes nothing."""
+    from treadle.loop.manifests import examine as look
+    from treadle.loop.project import open_project
+
+    project = open_project(create=False)
+    found = look(project, project.environment(environment))
+    return [Check(one.name, one.state, one.found, one.fix) for one in found]
 
 
 def _python(_: Path) -> Check:

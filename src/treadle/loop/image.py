@@ -19,7 +19,7 @@ from treadle.base.image import Blob, BuiltImage, Platform, Purpose, Wheel
 from treadle.base.log import Report, silent
 from treadle.base.plain import from_plain, to_plain
 from treadle.base.records import Image, Release
-from treadle.base.spec import BuildSection, DockerTarget
+from treadle.base.spec import BuildSection, DockerTarget, KubernetesTarget
 from treadle.build import base as bases
 from treadle.build import image as images
 from treadle.build import layer, lock, needs, runtime, wheel
@@ -162,6 +162,49 @@ def for_engine(project: Project, place: str, release: Release, target: DockerTar
     if image is not None:
         _record(project, place, image, release)
     return ready
+
+
+def for_cluster(project: Project, place: str, release: Release, target: KubernetesTarget) -> Ready:
+    """The release's image where the cluster can pull it: in the registry that `image:` names, or
+    loaded into the node of a local cluster, by its context's name."""
+    about = subjects.of_release(project, release)
+    wishes = Wishes(platforms=project.spec.build.platforms, force=True)
+    maker = Maker(about, project.spec.build, wishes, folder=project.folder, report=project.report)
+    project.report(f"building the image of release {release.number}", phase="build")
+    output = target.image or _node(target.context)
+    built, image = maker.build(output, before=_last(project, "serve", place))
+    assert image is not None
+    _record(project, place, image, release)
+    return Ready(built.reference, built.digest)
+
+
+def _node(context: str) -> str:
+    """The tool that loads images into the node of a local cluster."""
+    if context == "minikube":
+        return "minikube"
+    if context.startswith("kind-"):
+        return "kind"
+    raise UsageError(
+        f"the cluster of {context} pulls its images from a registry, and none is named",
+        hint="deploy: {NAME: {image: registry.example.com/team/name}}",
+    )
+
+
+def known(project: Project, place: str, release: Release, target: KubernetesTarget) -> Ready:
+    """The image of a release that was built before. UsageError: none was."""
+    digest_ = project.journal.get("image_of", f"{place}/{release.number:06d}")
+    if digest_ is None:
+        raise UsageError(
+            f"no image of release {release.number} was built yet",
+            hint=f"treadle build --env {place}, or treadle up --env {place}",
+        )
+    from treadle.clients.oci.reference import Reference
+
+    if target.image is None:  # loaded into a node, where nothing is known by digest
+        name = f"treadle/{project.spec.project}-serve:{str(digest_)[7:19]}"
+        return Ready(name, str(digest_))
+    name = target.image
+    return Ready(str(Reference.parse(name).at(str(digest_))), str(digest_))
 
 
 def build_folder(folder: Path, wishes: Wishes, *, report: Report = silent) -> Built:

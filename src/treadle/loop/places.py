@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from treadle.base.errors import UsageError
-from treadle.base.spec import DockerTarget
+from treadle.base.spec import DockerTarget, KubernetesTarget
 from treadle.clients.files import disk_errors
 from treadle.deploy import process
 
 if TYPE_CHECKING:
     from treadle.base.records import Model, Release, Rollout
+    from treadle.deploy.client import Asked
+    from treadle.deploy.manifest import Wanted
     from treadle.deploy.target import Observed
     from treadle.loop.project import Project
 
@@ -28,7 +30,24 @@ def observe(project: Project, place: str) -> Observed:
         from treadle.deploy import docker
 
         return docker.observe(folder)
+    if isinstance(project.serving_target(place), KubernetesTarget):
+        from treadle.deploy import kubernetes
+
+        return kubernetes.observe(folder)
     return process.observe(folder)
+
+
+def ask(project: Project, place: str, address: str, rows: Any) -> Asked:
+    """A question to the service: directly, or through the cluster's API server."""
+    from treadle.deploy import client
+
+    if isinstance(project.serving_target(place), KubernetesTarget):
+        from treadle.deploy import kubernetes
+
+        folder = project.environment_folder(place)
+        status, data, told, where = kubernetes.ask(folder, "invocations", client.body(rows))
+        return client.answered(status, data, told, where)
+    return client.ask(address, rows)
 
 
 def roll_out(project: Project, place: str, release: Release, model: Model) -> Rollout:
@@ -52,6 +71,12 @@ def roll_out(project: Project, place: str, release: Release, model: Model) -> Ro
         if former:
             process.stop(folder)
         return done
+    if isinstance(target, KubernetesTarget):
+        from treadle.deploy import kubernetes
+
+        wanted = wanted_objects(project, place, release, model)
+        with disk_errors(folder):
+            return kubernetes.roll_out(folder, target.context, wanted, report=project.report)
     if (folder / "docker.json").exists():
         from treadle.deploy import docker
 
@@ -64,6 +89,34 @@ def roll_out(project: Project, place: str, release: Release, model: Model) -> Ro
             name=project.spec.project, run=release.run, capture=project.spec.monitor.capture,
             trust_pickle=project.spec.trust == "pickle", report=project.report,
         )  # fmt: skip
+
+
+def wanted_objects(
+    project: Project, place: str, release: Release, model: Model, *, build: bool = True
+) -> Wanted:
+    """What a cluster should have of a release. Without `build` the image of it that was built
+    before is taken (UsageError if there is none)."""
+    from treadle.deploy import manifest
+    from treadle.loop import image
+
+    target = project.serving_target(place)
+    assert isinstance(target, KubernetesTarget)
+    ready = (
+        image.for_cluster(project, place, release, target)
+        if build
+        else image.known(project, place, release, target)
+    )
+    least, most = manifest.replicas(target.replicas)
+    return manifest.Wanted(
+        project=project.spec.project, environment=place,
+        namespace=target.namespace or project.spec.project.replace("_", "-"),
+        image=ready.reference, image_digest=ready.digest, release=release.number,
+        content=model.content, run=release.run, least=least, most=most, workers=target.workers,
+        cpu=target.cpu, memory=target.memory, gpus=target.gpus, resources=target.resources,
+        node_selector=target.node_selector, tolerations=target.tolerations,
+        pull_secrets=target.pull_secrets, labels=target.labels, token_secret=target.token_secret,
+        trust_pickle=project.spec.trust == "pickle",
+    )  # fmt: skip
 
 
 def _former_process(project: Project, place: str, port: int) -> bool:
@@ -80,13 +133,18 @@ def _former_process(project: Project, place: str, port: int) -> bool:
     return True
 
 
-def stop(project: Project, place: str) -> bool:
-    """Stop serving; False if nothing ran."""
+def stop(project: Project, place: str, *, everything: bool = False) -> bool:
+    """Stop serving; False if nothing ran. On a cluster namespace and claims stay, but for
+    `everything`."""
     folder = project.environment_folder(place)
     if isinstance(project.serving_target(place), DockerTarget):
         from treadle.deploy import docker
 
         return docker.stop(folder)
+    if isinstance(project.serving_target(place), KubernetesTarget):
+        from treadle.deploy import kubernetes
+
+        return kubernetes.stop(folder, everything=everything, report=project.report)
     return process.stop(folder)
 
 
@@ -106,6 +164,16 @@ def log_lines(project: Project, place: str, lines: int, *, follow: bool) -> Iter
 
         found = docker.follow(folder, lines) if follow else docker.log_lines(folder, lines)
         yield from found
+        return
+    if isinstance(project.serving_target(place), KubernetesTarget):
+        from treadle.deploy import kubernetes
+
+        if follow:
+            raise UsageError(
+                "logs of several pods are not followed here",
+                hint="kubectl logs --follow --selector app.kubernetes.io/managed-by=treadle",
+            )
+        yield from kubernetes.log_lines(folder, lines)
         return
     files = process.log_files(folder)
     if not files:

@@ -290,8 +290,6 @@ def predict(
     """Ask the running service about the rows of a file (or of JSON lines in `text`)."""
     import json
 
-    from treadle.deploy import client
-
     observed = places.observe(project, project.spec.place(environment))
     if observed.address is None or observed.status != "serving":
         raise Unreachable(
@@ -310,7 +308,7 @@ def predict(
                 f"standard input is no JSON lines: {error}",
                 hint='one object a line: {"distance": 944, …}',
             ) from None
-    answered = client.ask(observed.address, rows)
+    answered = places.ask(project, project.spec.place(environment), observed.address, rows)
     return Answer(tuple(answered.predictions), tuple(answered.ids), answered.version)
 
 
@@ -422,9 +420,9 @@ def log_lines(project: Project, environment: str, lines: int, *, follow: bool) -
     yield from places.log_lines(project, project.spec.place(environment), lines, follow=follow)
 
 
-def down(project: Project, environment: str) -> str:
+def down(project: Project, environment: str, *, everything: bool = False) -> str:
     """Stop the environment's service after it finished what is in flight."""
     place = project.spec.place(environment)
-    if not places.stop(project, place):
+    if not places.stop(project, place, everything=everything):
         return f"{place} is not running"
     return f"{place} is down; its releases, records and captured traffic stay"

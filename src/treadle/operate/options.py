@@ -212,6 +212,7 @@ class Options:
         file, None, "answer health checks on this Unix socket too", metavar="SOCKET"
     )
     linger_s: float = _option(seconds, 10.0, "idle connections stay open after a swap")
+    stop_linger_s: float = _option(seconds, 1.0, "idle connections stay open when told to end")
     start_timeout_s: float = _option(seconds, 300.0, "a worker may take to load and warm")
     stuck_after_s: float = _option(seconds, 30.0, "a silent worker is replaced")
     limits: Limits = field(default_factory=Limits)

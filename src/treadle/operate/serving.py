@@ -147,7 +147,8 @@ class Serving:
             await beside.start()
         await runner.Server(
             self._service, listener, http=cast("Literal['own', 'uvicorn']", options.http),
-            limits=options.limits, tls=self._tls, swap_linger_s=options.linger_s, grace_s=GRACE_S,
+            limits=options.limits, tls=self._tls, swap_linger_s=options.linger_s,
+            stop_linger_s=options.stop_linger_s, grace_s=GRACE_S,
             lifeline=options.given.lifeline_fd, probe=self._probe(), started=begin, drained=leave, flush=self._flush,
             heartbeat=self._metrics.beat,
             crowded=self._metrics.crowded if options.workers > 1 else None,

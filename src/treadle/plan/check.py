@@ -19,7 +19,14 @@ from typing import Any
 
 from treadle.base import spec as sections
 from treadle.base.clock import duration_s
-from treadle.base.spec import LATER, BatchTarget, DockerTarget, ProcessTarget, Spec
+from treadle.base.spec import (
+    LATER,
+    BatchTarget,
+    DockerTarget,
+    KubernetesTarget,
+    ProcessTarget,
+    Spec,
+)
 from treadle.plan.mistakes import Mistake, close, did_you_mean, listed
 from treadle.plan.tree import Node
 
@@ -36,7 +43,8 @@ METRICS: dict[str, tuple[str, ...]] = {
 DURATIONS = frozenset({"restated", "blocks", "per", "matures", "window", "every", "cooldown"})
 _NONZERO = frozenset({"blocks", "per", "window", "every"})
 TARGETS: dict[str, type] = {
-    "process": ProcessTarget, "docker": DockerTarget, "batch": BatchTarget,
+    "process": ProcessTarget, "docker": DockerTarget, "kubernetes": KubernetesTarget,
+    "batch": BatchTarget,
 }  # fmt: skip
 _SERVING = frozenset(TARGETS) - {"batch"}
 """Targets that have a champion of their own, which a batch may score with."""
@@ -66,6 +74,8 @@ _SHAPES = {
     "output": "output: forecasts/",
     "by": "by: updated_at",
     "port": "port: 8080",
+    "context": "context: minikube",
+    "state": "state: checkout",
 }
 _DUMMIES: dict[str, Any] = {
     "string_type": "x", "int_type": 1, "int_from_float": 1, "int_parsing_size": 1,

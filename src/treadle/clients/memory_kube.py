@@ -1,0 +1,170 @@
+"""The twin of a cluster in memory: server-side apply with its owners of fields, and nothing runs.
+
+What matters of the real one's semantics: fields are owned by who applied them; a field that is no
+longer applied goes away; a foreign owner is a conflict; what changes nothing changes no version; a
+dry run changes nothing.
+"""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from treadle.base.errors import Refused
+from treadle.clients.kube import MANAGER, Conflict, Object
+
+_GLOBAL = frozenset({"v1/Namespace"})
+_ATOMIC = frozenset({"data", "command", "args"})
+
+
+class MemoryCluster:
+    """Objects by kind, namespace and name."""
+
+    def __init__(self, grow: Callable[[MemoryCluster, Object], None] | None = None) -> None:
+        """`grow` is called with each object that was changed: a test's controller."""
+        self.objects: dict[tuple[str, str | None, str], Object] = {}
+        self.log: dict[str, builtins.list[str]] = {}
+        self.forbidden: set[tuple[str, str]] = set()
+        """(verb, kind) that we may not."""
+        self._owners: dict[tuple[str, str | None, str], dict[str, set[str]]] = {}
+        """Object → manager → paths of the fields that it applied."""
+        self._versions = itertools.count(1)
+        self._grow = grow
+
+    # ---- objects ----
+
+    def apply(self, wanted: Object, *, dry_run: bool = False, manager: str = MANAGER) -> Object:
+        """See Cluster."""
+        kind = f"{wanted['apiVersion']}/{wanted['kind']}"
+        meta = wanted["metadata"]
+        namespace = None if kind in _GLOBAL else meta.get("namespace")
+        key = (kind, namespace, meta["name"])
+        if ("patch", kind) in self.forbidden:
+            raise Refused(f"not allowed: cannot patch {kind} in the namespace {namespace}")
+        if namespace is not None and ("v1/Namespace", None, namespace) not in self.objects:
+            raise Refused(f"the cluster does not take {meta['name']}: no namespace {namespace}")
+        paths = set(_leaves(wanted))
+        owners = self._owners.get(key, {})
+        live = self.objects.get(key)
+        clashes = [
+            f"{path}: managed by {other}"
+            for other, held in owners.items()
+            if other != manager
+            for path in sorted(paths & held)
+            if _at(live, path) != _at(wanted, path)
+        ]
+        if clashes:
+            raise Conflict(
+                f"{wanted['kind']} {meta['name']} has fields that somebody else manages:\n  "
+                + "\n  ".join(clashes)
+            )
+        after = copy.deepcopy(live) if live is not None else {"metadata": {}}
+        elsewhere = set().union(*(held for other, held in owners.items() if other != manager))
+        for gone in owners.get(manager, set()) - paths - elsewhere:
+            _drop(after, gone)
+        for path in paths:
+            _put(after, path, _at(wanted, path))
+        changed = live is None or _bare(after) != _bare(live)
+        if changed:
+            after["metadata"]["resourceVersion"] = str(next(self._versions))
+            if live is None or after.get("spec") != live.get("spec"):
+                after["metadata"]["generation"] = after["metadata"].get("generation", 0) + 1
+        if dry_run:
+            return copy.deepcopy(after)
+        self.objects[key] = after
+        self._owners.setdefault(key, {})[manager] = paths
+        if changed and self._grow is not None:
+            self._grow(self, after)
+        return copy.deepcopy(after)
+
+    def get(self, kind: str, namespace: str | None, name: str) -> Object | None:
+        """See Cluster."""
+        found = self.objects.get((kind, None if kind in _GLOBAL else namespace, name))
+        return copy.deepcopy(found)
+
+    def list(
+        self, kind: str, namespace: str | None, labels: Mapping[str, str]
+    ) -> builtins.list[Object]:
+        """See Cluster."""
+        return [
+            copy.deepcopy(one)
+            for (own, place, _), one in sorted(self.objects.items(), key=lambda item: str(item[0]))
+            if own == kind
+            and namespace in (None, place)
+            and labels.items() <= (one["metadata"].get("labels") or {}).items()
+        ]
+
+    def delete(self, kind: str, namespace: str | None, name: str) -> bool:
+        """See Cluster."""
+        key = (kind, None if kind in _GLOBAL else namespace, name)
+        self._owners.pop(key, None)
+        gone = self.objects.pop(key, None) is not None
+        if gone and kind == "v1/Namespace":
+            for other in [one for one in self.objects if one[1] == name]:
+                del self.objects[other]
+        return gone
+
+    # ---- the cluster ----
+
+    def kinds(self) -> set[str]:
+        """See Cluster."""
+        return {"Deployment", "Service", "ConfigMap", "Namespace"}
+
+    def version(self) -> tuple[int, int]:
+        """See Cluster."""
+        return 1, 34
+
+    def logs(
+        self, namespace: str, pod: str, lines: int, *, previous: bool = False
+    ) -> builtins.list[str]:
+        """See Cluster."""
+        del namespace, previous
+        return self.log.get(pod, [])[-lines:]
+
+    def may(self, verb: str, kind: str, namespace: str | None) -> bool:
+        """See Cluster."""
+        del namespace
+        return (verb, kind) not in self.forbidden
+
+    def ask(
+        self, namespace: str, service: str, port: str, path: str, body: bytes | None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """See Cluster. Nothing runs here."""
+        del namespace, port, path, body
+        return 503, {}, json.dumps({"message": f"nothing runs behind {service}"}).encode()
+
+
+def _leaves(value: Any, path: str = "") -> builtins.list[str]:
+    """Paths of an object's fields; lists and maps of texts count as one."""
+    if isinstance(value, Mapping) and value and path.rpartition("\0")[2] not in _ATOMIC:
+        return [leaf for key, item in value.items() for leaf in _leaves(item, f"{path}\0{key}")]
+    return [path]
+
+
+def _at(value: Any, path: str) -> Any:
+    for step in path.split("\0")[1:]:
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
+def _put(target: Object, path: str, value: Any) -> None:
+    *steps, last = path.split("\0")[1:]
+    for step in steps:
+        target = target.setdefault(step, {})
+    target[last] = copy.deepcopy(value)
+
+
+def _drop(target: Object, path: str) -> None:
+    *steps, last = path.split("\0")[1:]
+    for step in steps:
+        target = target.get(step) or {}
+    target.pop(last, None)
+
+
+def _bare(one: Object) -> Object:
+    meta = {n: v for n, v in one["metadata"].items() if n not in ("resourceVersion", "generation")}
+    return {**{n: v for n, v in one.items() if n != "status"}, "metadata": meta}

@@ -1,0 +1,205 @@
+"""Wanted objects → a cluster: what was created, configured, unchanged, pruned; and what would be.
+
+An inventory of our own (a ConfigMap) names all that was applied, and is written before anything new
+is: a command that is killed leaves nothing that the next one does not know. What is in the inventory,
+carries our label and is not wanted any more is deleted; a namespace or a claim never, unless asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from treadle.base import crash
+from treadle.base.errors import Refused
+from treadle.base.log import Report, silent
+from treadle.clients.kube import Cluster, Object
+
+Action = Literal["created", "configured", "unchanged", "pruned", "kept"]
+KEPT = frozenset({"v1/Namespace", "v1/PersistentVolumeClaim"})
+"""Never deleted without being asked for: what is in them is somebody's."""
+_LABEL = "app.kubernetes.io/managed-by"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of one object."""
+
+    object: str
+    """`Deployment flights-production`"""
+    action: Action
+    fields: tuple[str, ...] = ()
+    """What differs, of a difference."""
+
+
+def apply(
+    cluster: Cluster,
+    objects: Sequence[Object],
+    name: str,
+    namespace: str,
+    *,
+    report: Report = silent,
+) -> list[Applied]:
+    """Have the objects, in their order, and nothing of before that is not among them.
+
+    `name` is the environment's, for its inventory. A Namespace that may not be touched is left as it
+    is if it exists. Raises Conflict where somebody else manages a field: nothing is forced.
+    """
+    wanted = [identity(one) for one in objects]
+    known = _inventory(cluster, name, namespace)
+    found: list[Applied] = []
+    written = False
+    for one in objects:
+        if one["kind"] != "Namespace" and not written:
+            # Before anything new: a killed command leaves nothing unknown.
+            _remember(cluster, name, namespace, sorted({*known, *wanted}))
+            written = True
+        done = _one(cluster, one)
+        report(f"{done.object} {done.action}", detail=done.action == "unchanged")
+        crash.point("kubernetes.applied")
+        found.append(done)
+    for gone in [key for key in known if key not in wanted]:
+        if _prune(cluster, gone):
+            kind, _, rest = gone.partition(" ")
+            found.append(Applied(f"{kind.rpartition('/')[2]} {rest}", "pruned"))
+            report(f"{found[-1].object} pruned")
+    if sorted(known) != sorted(wanted):
+        _remember(cluster, name, namespace, sorted(wanted))
+    return found
+
+
+def difference(
+    cluster: Cluster, objects: Sequence[Object], name: str, namespace: str
+) -> list[Applied]:
+    """What `apply` would do, by a dry run of the server; nothing is written."""
+    found = []
+    fresh = cluster.get("v1/Namespace", None, namespace) is None
+    for one in objects:
+        kind, place, own = split(identity(one))
+        live = None if fresh and one["kind"] != "Namespace" else cluster.get(kind, place, own)
+        words = f"{one['kind']} {own}"
+        if live is None:
+            found.append(Applied(words, "created"))
+            continue
+        after = cluster.apply(one, dry_run=True)
+        fields = tuple(_differing(_bare(live), _bare(after)))
+        found.append(Applied(words, "configured" if fields else "unchanged", fields))
+    if not fresh:
+        wanted = {identity(one) for one in objects}
+        gone = [one for one in _inventory(cluster, name, namespace) if one not in wanted]
+        found += [
+            Applied(f"{split(one)[0].rpartition('/')[2]} {split(one)[2]}", "pruned")
+            for one in gone
+            if split(one)[0] not in KEPT
+        ]
+    return found
+
+
+def remove(
+    cluster: Cluster, name: str, namespace: str, *, everything: bool, report: Report = silent
+) -> list[Applied]:
+    """Delete all of an environment's objects; namespace and claims only with `everything`."""
+    found = []
+    known = _inventory(cluster, name, namespace)
+    # Namespaces last: with one goes all that is in it.
+    for key in sorted(known, key=lambda one: split(one)[0] in KEPT):
+        kind, _, own = split(key)
+        words = f"{kind.rpartition('/')[2]} {own}"
+        if kind in KEPT and not everything:
+            found.append(Applied(words, "kept"))
+            continue
+        if _prune(cluster, key, everything=everything):
+            found.append(Applied(words, "pruned"))
+            report(f"{words} deleted")
+    cluster.delete("v1/ConfigMap", namespace, f"{name}-inventory")
+    return found
+
+
+def identity(one: Mapping[str, Any]) -> str:
+    """`apps/v1/Deployment NAMESPACE/NAME`; of a cluster's own object `v1/Namespace /NAME`."""
+    meta = one["metadata"]
+    return f"{one['apiVersion']}/{one['kind']} {meta.get('namespace') or ''}/{meta['name']}"
+
+
+def split(key: str) -> tuple[str, str | None, str]:
+    """Kind, namespace (None: of the cluster) and name of an identity."""
+    kind, _, rest = key.partition(" ")
+    namespace, _, name = rest.partition("/")
+    return kind, namespace or None, name
+
+
+# ---- how -----------------------------------------------------------------------------------------
+
+
+def _one(cluster: Cluster, wanted: Object) -> Applied:
+    kind, namespace, name = split(identity(wanted))
+    before = cluster.get(kind, namespace, name)
+    words = f"{wanted['kind']} {name}"
+    try:
+        after = cluster.apply(wanted)
+    except Refused:
+        if kind == "v1/Namespace" and before is not None:
+            return Applied(words, "kept")  # it is there, and somebody else's to label
+        raise
+    if before is None:
+        return Applied(words, "created")
+    same = before["metadata"].get("resourceVersion") == after["metadata"].get("resourceVersion")
+    return Applied(words, "unchanged" if same else "configured")
+
+
+def _prune(cluster: Cluster, key: str, *, everything: bool = False) -> bool:
+    kind, namespace, name = split(key)
+    if kind in KEPT and not everything:
+        return False
+    live = cluster.get(kind, namespace, name)
+    if live is None or (live["metadata"].get("labels") or {}).get(_LABEL) != "treadle":
+        return False  # not ours any more
+    return cluster.delete(kind, namespace, name)
+
+
+def _inventory(cluster: Cluster, name: str, namespace: str) -> list[str]:
+    found = cluster.get("v1/ConfigMap", namespace, f"{name}-inventory")
+    return [] if found is None else list(json.loads((found.get("data") or {}).get("objects", "[]")))
+
+
+def _remember(cluster: Cluster, name: str, namespace: str, keys: Sequence[str]) -> None:
+    cluster.apply({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": f"{name}-inventory", "namespace": namespace,
+            "labels": {_LABEL: "treadle", "app.kubernetes.io/instance": name},
+        },
+        "data": {"objects": json.dumps(list(keys), indent=1)},
+    })  # fmt: skip
+
+
+def _bare(one: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what the server keeps for itself."""
+    kept = {name: value for name, value in one.items() if name != "status"}
+    own = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp")
+    kept["metadata"] = {n: v for n, v in one["metadata"].items() if n not in own}
+    return kept
+
+
+def _differing(before: Any, after: Any, path: str = "") -> list[str]:
+    """Fields whose values differ, with both, by their paths."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        found = []
+        for name in sorted(before.keys() | after.keys()):
+            below = f"{path}.{name}".lstrip(".")
+            found += _differing(before.get(name), after.get(name), below)
+        return found
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        found = []
+        for number, (old, new) in enumerate(zip(before, after, strict=True)):
+            found += _differing(old, new, f"{path}[{number}]")
+        return found
+    return [] if before == after else [f"{path}: {_shown(before)} → {_shown(after)}"]
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -1,0 +1,246 @@
+"""The target `kubernetes`: rendered objects applied to a cluster, waited for, and taken back if they
+do not work.
+
+What was last good is kept whole in the environment's folder: that, and not what anybody remembers,
+is what a failed roll-out goes back to, and what the live objects are compared with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treadle.base import crash, supervision
+from treadle.base.errors import Refused, TreadleError, UsageError
+from treadle.base.log import Report, silent
+from treadle.deploy import apply, manifest, wait
+from treadle.deploy.target import Observed, Status
+
+if TYPE_CHECKING:
+    from treadle.base.records import Rollout
+    from treadle.clients.kube import Cluster
+    from treadle.deploy.manifest import Wanted
+
+STATE, GOOD = "kubernetes.json", "kubernetes-good.json"
+MOST_FIELDS = 5
+_BACK_S = 60.0
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What was last rolled out, in the environment's folder."""
+
+    context: str
+    namespace: str
+    name: str
+    release: int = 0
+    content: str = ""
+    image: str = ""
+    since: str = ""
+
+
+def cluster_of(context: str) -> Cluster:
+    """The cluster of a context."""
+    from treadle.clients.kube import ApiCluster
+
+    return ApiCluster(context)
+
+
+# ---- looking -------------------------------------------------------------------------------------
+
+
+def observe(env_folder: Path, *, cluster: Cluster | None = None, compare: bool = True) -> Observed:
+    """What runs now, by the cluster's word; with `compare` also whether the live objects are those
+    that were applied."""
+    known = supervision.read(env_folder / STATE, Deployed)
+    if known is None or not known.release:
+        return Observed("absent")
+    facts: dict[str, Any] = {
+        "release": known.release, "model": known.content, "instance": known.name,
+        "since": known.since, "address": address(known),
+    }  # fmt: skip
+    try:
+        cluster = cluster or cluster_of(known.context)
+        live = cluster.get("apps/v1/Deployment", known.namespace, known.name)
+    except TreadleError as error:
+        return Observed("down", error=error.message, **facts)
+    if live is None:
+        return Observed("down", error="its Deployment is gone", **facts)
+    labels = live["spec"]["template"]["metadata"].get("labels") or {}
+    version = labels.get("app.kubernetes.io/version")
+    if version is not None and version.isdigit():
+        facts["release"] = int(version)
+    words, done = wait.progress(live)
+    available = (live.get("status") or {}).get("availableReplicas", 0)
+    status: Status = "serving" if done or available else "starting"
+    differs: tuple[str, ...] = ()
+    if done and compare:
+        differs = tuple(_differing(cluster, env_folder, known))
+    return Observed(status, error=None if done else words, differs=differs, **facts)
+
+
+def _differing(cluster: Cluster, env_folder: Path, known: Deployed) -> list[str]:
+    """Fields in which the live objects are not what was applied."""
+    objects = _good(env_folder)
+    if not objects:
+        return []
+    try:
+        found = apply.difference(cluster, objects, known.name, known.namespace)
+    except TreadleError as error:
+        return [error.message]
+    return [
+        f"{one.object}: {', '.join(one.fields[:MOST_FIELDS]) or one.action}"
+        for one in found
+        if one.action != "unchanged"
+    ]
+
+
+def address(known: Deployed) -> str:
+    """Within the cluster."""
+    return f"http://{known.name}.{known.namespace}.svc"
+
+
+def ask(env_folder: Path, path: str, body: bytes) -> tuple[int, bytes, dict[str, str], str]:
+    """A question through the API server's service proxy: status, body, headers, address."""
+    known = _known(env_folder)
+    cluster = cluster_of(known.context)
+    status, headers, data = cluster.ask(known.namespace, known.name, "http", path, body)
+    return status, data, {name.title(): value for name, value in headers.items()}, address(known)
+
+
+def log_lines(env_folder: Path, lines: int) -> Iterator[str]:
+    """The last lines of every pod, the pod's name before them."""
+    known = _known(env_folder)
+    cluster = cluster_of(known.context)
+    pods = cluster.list("v1/Pod", known.namespace, {"app.kubernetes.io/instance": known.name})
+    if not pods:
+        raise UsageError(f"no pod of {known.name} runs", hint="treadle status")
+    for pod in sorted(pods, key=lambda one: str(one["metadata"]["name"])):
+        name = pod["metadata"]["name"]
+        for line in cluster.logs(known.namespace, name, lines):
+            yield f"{name} {line}"
+
+
+def _known(env_folder: Path) -> Deployed:
+    known = supervision.read(env_folder / STATE, Deployed)
+    if known is None or not known.release:
+        raise UsageError("nothing of this environment was rolled out", hint="treadle up")
+    return known
+
+
+# ---- serving -------------------------------------------------------------------------------------
+
+
+def roll_out(
+    env_folder: Path,
+    context: str,
+    wanted: Wanted,
+    *,
+    report: Report = silent,
+    cluster: Cluster | None = None,
+    deadline_s: float = wait.DEADLINE_S,
+) -> Rollout:
+    """Apply, wait, and record; a release that does not come up is taken back.
+
+    Raises Refused with the pod's own words, after the last good manifest is live again (or, where
+    there is none, after what was applied is gone); Conflict before anything of the release is
+    applied where somebody else manages a field of its objects.
+    """
+    from treadle.base import clock
+    from treadle.base.records import Rollout
+
+    env_folder.mkdir(parents=True, exist_ok=True)
+    started = clock.text(clock.now())
+    cluster = cluster or cluster_of(context)
+    kinds = sorted(cluster.kinds() & {"ServiceMonitor"})
+    for words in manifest.left_out(kinds):
+        report(words, detail=True)
+    objects = manifest.render(wanted, kinds=kinds)
+    before = _good(env_folder)
+    known = Deployed(context, wanted.namespace, wanted.name)
+    present = supervision.read(env_folder / STATE, Deployed)
+    if present is not None and (present.context, present.namespace) != (context, wanted.namespace):
+        raise Refused(
+            f"this environment runs in {present.context}, namespace {present.namespace}, and is now "
+            f"wanted in {context}, namespace {wanted.namespace}",
+            hint="treadle down --env NAME there first (with the old words in treadle.yaml)",
+        )
+    report(f"applying release {wanted.release} to {wanted.namespace}", release=wanted.release)
+    crash.point("deploy.wanted")
+    try:
+        done = apply.apply(cluster, objects, wanted.name, wanted.namespace, report=report)
+        counts = ", ".join(
+            f"{sum(one.action == action for one in done)} {action}"
+            for action in ("created", "configured", "unchanged", "pruned")
+            if any(one.action == action for one in done)
+        )
+        report(counts)
+        crash.point("deploy.spawned")
+        wait.rolled_out(
+            cluster, wanted.namespace, wanted.name, deadline_s=deadline_s, report=report
+        )
+    except Refused as error:
+        raise Refused(
+            f"release {wanted.release} did not get ready: {error.message}; "
+            + _take_back(cluster, wanted, before, report),
+            hint=error.hint,
+        ) from error
+    crash.point("deploy.swapped")
+    _write(env_folder / GOOD, objects)
+    served = replace(
+        known, release=wanted.release, content=wanted.content, image=wanted.image, since=started
+    )
+    supervision.write(env_folder / STATE, served)
+    return Rollout(
+        id=clock.ulid(), environment=wanted.environment, release=wanted.release, started=started,
+        status="done", ended=clock.text(clock.now()), instance=wanted.name,
+        address=address(served), image=wanted.image_digest,
+    )  # fmt: skip
+
+
+def _take_back(
+    cluster: Cluster, wanted: Wanted, before: Sequence[dict[str, Any]], report: Report
+) -> str:
+    """Have the last good objects live again; in words, how that went."""
+    if not before:
+        report("taking back what was applied")
+        apply.remove(cluster, wanted.name, wanted.namespace, everything=False, report=report)
+        return "nothing was served before, and what was applied is gone"
+    report("going back to the last good manifest")
+    try:
+        apply.apply(cluster, before, wanted.name, wanted.namespace, report=report)
+        wait.rolled_out(cluster, wanted.namespace, wanted.name, deadline_s=_BACK_S, report=report)
+    except TreadleError as error:
+        return f"and going back failed too: {error.message}"
+    return "the release before serves again"
+
+
+def stop(
+    env_folder: Path, *, everything: bool = False, cluster: Cluster | None = None,
+    report: Report = silent,
+) -> bool:  # fmt: skip
+    """Delete the environment's objects; namespace and claims only with `everything`. False if there
+    was nothing."""
+    known = supervision.read(env_folder / STATE, Deployed)
+    if known is None:
+        return False
+    cluster = cluster or cluster_of(known.context)
+    found = apply.remove(cluster, known.name, known.namespace, everything=everything, report=report)
+    supervision.write(env_folder / STATE, replace(known, release=0))
+    return any(one.action == "pruned" for one in found)
+
+
+def _good(env_folder: Path) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads((env_folder / GOOD).read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def _write(path: Path, objects: Sequence[dict[str, Any]]) -> None:
+    from treadle.clients.files import write_file
+
+    write_file(path, json.dumps(list(objects), indent=1).encode())

@@ -1,0 +1,82 @@
+"""A release's Kubernetes objects, for people and for GitOps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from treadle.base.errors import UsageError
+from treadle.base.plain import from_plain
+from treadle.base.records import Model
+from treadle.base.spec import KubernetesTarget
+from treadle.clients.files import write_file
+from treadle.deploy import manifest, preflight
+from treadle.deploy.preflight import Finding
+from treadle.loop import places
+from treadle.loop.project import Project
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Objects in the order in which they are applied."""
+
+    objects: tuple[dict[str, Any], ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """As YAML documents."""
+        return manifest.text(self.objects)
+
+    def write(self, folder: Path) -> list[Path]:
+        """A file for each object, named by order, kind and name; files of before are replaced."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("[0-9][0-9]-*.yaml"):
+            old.unlink()
+        found = []
+        for number, one in enumerate(self.objects, 1):
+            name = f"{number:02}-{one['kind'].lower()}-{one['metadata']['name']}.yaml"
+            write_file(folder / name, manifest.text([one]).encode())
+            found.append(folder / name)
+        return found
+
+
+def render(project: Project, environment: str) -> Rendered:
+    """The objects of the environment's champion, with the image that was built for it."""
+    wanted = _wanted(project, environment)
+    return Rendered(tuple(manifest.render(wanted)), tuple(manifest.left_out(())))
+
+
+def examine(project: Project, environment: str) -> list[Finding]:
+    """What the environment's cluster has and lacks; nothing is written."""
+    from treadle.deploy.kubernetes import cluster_of
+
+    target = project.serving_target(environment)
+    if not isinstance(target, KubernetesTarget):
+        raise _elsewhere(project, environment)
+    least, most = manifest.replicas(target.replicas)
+    wanted = manifest.Wanted(
+        project.spec.project, environment, target.namespace or project.spec.project.replace("_", "-"),
+        "none", "", 0, "", least=least, most=most,
+    )  # fmt: skip
+    return preflight.look(cluster_of(target.context), wanted)
+
+
+def _wanted(project: Project, environment: str) -> manifest.Wanted:
+    place = project.spec.place(environment)
+    if not isinstance(project.serving_target(place), KubernetesTarget):
+        raise _elsewhere(project, place)
+    champion = project.champion(place)
+    if champion is None:
+        raise UsageError(f"{place} has no champion", hint=f"treadle up --env {place}")
+    model = from_plain(Model, project.journal.get("model", champion.model))
+    return places.wanted_objects(project, place, champion, model, build=False)
+
+
+def _elsewhere(project: Project, place: str) -> UsageError:
+    named = [n for n, t in project.spec.deploy.items() if isinstance(t, KubernetesTarget)]
+    return UsageError(
+        f"{place} is no Kubernetes environment",
+        hint=f"--env {named[0]}" if named else "deploy: {NAME: {target: kubernetes, …}}",
+    )

@@ -1,0 +1,109 @@
+"""One contract for a real API server and its twin: what server-side apply means."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from treadle.base.errors import Refused
+from treadle.clients.kube import Cluster, Conflict
+from treadle.clients.memory_kube import MemoryCluster
+
+
+@pytest.fixture(params=["memory", pytest.param("api", marks=pytest.mark.cluster)])
+def place(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, str]]:
+    """A cluster and a namespace of its own."""
+    namespace = f"contract-{secrets.token_hex(4)}"
+    if request.param == "memory":
+        cluster: Cluster = MemoryCluster()
+    else:
+        from tests.support import cluster as real
+
+        cluster = real.connect()
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    yield cluster, namespace
+    cluster.delete("v1/Namespace", None, namespace)
+    if not isinstance(cluster, MemoryCluster):
+        cluster.close()
+
+
+def settings(namespace: str, **data: str) -> dict:
+    return {
+        "apiVersion": "v1", "kind": "ConfigMap", "data": data,
+        "metadata": {"name": "settings", "namespace": namespace, "labels": {"of": "contract"}},
+    }  # fmt: skip
+
+
+def test_object_is_there_after_it_was_applied(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    assert cluster.get("v1/ConfigMap", namespace, "settings") is None
+    cluster.apply(settings(namespace, a="1"))
+    found = cluster.get("v1/ConfigMap", namespace, "settings")
+    assert found is not None
+    assert found["data"] == {"a": "1"}
+    assert [
+        one["metadata"]["name"]
+        for one in cluster.list("v1/ConfigMap", namespace, {"of": "contract"})
+    ] == ["settings"]
+    assert cluster.list("v1/ConfigMap", namespace, {"of": "nobody"}) == []
+
+
+def test_21_second_apply_changes_no_resource_version(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    first = cluster.apply(settings(namespace, a="1"))
+    again = cluster.apply(settings(namespace, a="1"))
+    assert first["metadata"]["resourceVersion"] == again["metadata"]["resourceVersion"]
+
+
+def test_23_field_that_is_not_applied_any_more_is_gone(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    cluster.apply(settings(namespace, a="1", b="2"))
+    assert cluster.apply(settings(namespace, a="1"))["data"] == {"a": "1"}
+
+
+def test_25_dry_run_writes_nothing(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    cluster.apply(settings(namespace, a="1"))
+    assert cluster.apply(settings(namespace, a="2"), dry_run=True)["data"] == {"a": "2"}
+    found = cluster.get("v1/ConfigMap", namespace, "settings")
+    assert found is not None
+    assert found["data"] == {"a": "1"}
+
+
+def test_22_field_of_somebody_else_is_a_conflict_by_name(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    cluster.apply(settings(namespace, a="1"))
+    other = settings(namespace, a="theirs")
+    if isinstance(cluster, MemoryCluster):
+        key = ("v1/ConfigMap", namespace, "settings")
+        cluster._owners[key]["them"] = {"\0data"}
+        cluster.objects[key]["data"] = {"a": "theirs"}
+    else:
+        from tests.support import cluster as real
+
+        real.kubectl("apply", "--server-side", "--force-conflicts", "--field-manager", "them", "-f", "-", document=other)  # fmt: skip
+    with pytest.raises(Conflict, match=r"data.*\n?.*them|them.*data") as caught:
+        cluster.apply(settings(namespace, a="ours"))
+    assert "somebody else manages" in caught.value.message
+    found = cluster.get("v1/ConfigMap", namespace, "settings")
+    assert found is not None
+    assert found["data"] == {"a": "theirs"}
+
+
+def test_namespace_that_is_not_there_is_refused(place: tuple[Cluster, str]) -> None:
+    with pytest.raises((Refused, Exception), match="absent"):
+        place[0].apply(settings("absent-namespace", a="1"))
+
+
+def test_deleting_says_whether_there_was_anything(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    cluster.apply(settings(namespace, a="1"))
+    assert cluster.delete("v1/ConfigMap", namespace, "settings")
+    assert not cluster.delete("v1/ConfigMap", namespace, "settings")
+
+
+def test_version_and_kinds_are_told(place: tuple[Cluster, str]) -> None:
+    assert place[0].version() >= (1, 30)
+    assert {"Deployment", "ConfigMap"} <= place[0].kinds()

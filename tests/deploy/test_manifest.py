@@ -1,0 +1,220 @@
+"""deploy/manifest.py: the checklist of the field notes, by number, as far as it concerns models."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from treadle.base.errors import UsageError
+from treadle.deploy import manifest
+from treadle.deploy.manifest import Wanted
+
+FIXED = Wanted(
+    "flights", "production", "flights", "registry.example.com/flights@sha256:" + "a" * 64,
+    "sha256:" + "a" * 64, 3, "sha256:" + "b" * 64, "RUN",
+)  # fmt: skip
+RANGE = dataclasses.replace(FIXED, most=8, gpus=1, token_secret="flights-token", pull_secrets=("pull",), node_selector={"disk": "ssd"}, tolerations=({"key": "gpu", "operator": "Exists"},), labels={"team": "a"})  # fmt: skip
+BOTH = pytest.mark.parametrize("wanted", [FIXED, RANGE], ids=["number", "range"])
+
+
+def objects(wanted: Wanted, kind: str) -> list[dict[str, Any]]:
+    return [one for one in manifest.render(wanted, kinds=["ServiceMonitor"]) if one["kind"] == kind]
+
+
+def deployment(wanted: Wanted) -> dict[str, Any]:
+    return objects(wanted, "Deployment")[0]
+
+
+def pod(wanted: Wanted) -> dict[str, Any]:
+    return deployment(wanted)["spec"]["template"]["spec"]
+
+
+def containers(wanted: Wanted) -> list[dict[str, Any]]:
+    return [*pod(wanted)["containers"], *pod(wanted).get("initContainers", [])]
+
+
+@BOTH
+def test_01_namespace_asks_for_restricted_pods(wanted: Wanted) -> None:
+    (one,) = objects(wanted, "Namespace")
+    assert one["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@BOTH
+def test_02_every_container_is_hardened(wanted: Wanted) -> None:
+    assert pod(wanted)["securityContext"]["runAsNonRoot"]
+    assert pod(wanted)["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for one in containers(wanted):
+        context = one["securityContext"]
+        assert context["readOnlyRootFilesystem"]
+        assert not context["allowPrivilegeEscalation"]
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert {"name": "tmp", "mountPath": "/tmp"} in one["volumeMounts"]
+
+
+@BOTH
+def test_03_no_token_is_mounted(wanted: Wanted) -> None:
+    assert pod(wanted)["automountServiceAccountToken"] is False
+    assert objects(wanted, "ServiceAccount")[0]["automountServiceAccountToken"] is False
+
+
+@BOTH
+def test_04_every_container_says_what_it_takes(wanted: Wanted) -> None:
+    for one in containers(wanted):
+        assert {"cpu", "memory"} <= one["resources"]["requests"].keys()
+        assert "memory" in one["resources"]["limits"]
+
+
+@BOTH
+def test_05_three_probes_ask_three_things(wanted: Wanted) -> None:
+    (one,) = containers(wanted)
+    paths = {
+        one[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")
+    }
+    assert len(paths) == 3
+
+
+@BOTH
+def test_07_grace_is_longer_than_hold_linger_and_a_request(wanted: Wanted) -> None:
+    hold = containers(wanted)[0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    rest = manifest.LINGER_S + manifest.REQUEST_S + 10
+    assert pod(wanted)["terminationGracePeriodSeconds"] >= hold + rest
+
+
+@BOTH
+def test_08_all_images_are_by_digest(wanted: Wanted) -> None:
+    assert all("@sha256:" in one["image"] for one in containers(wanted))
+
+
+@BOTH
+def test_09_labels_are_everywhere_and_selectors_leave_the_version_out(wanted: Wanted) -> None:
+    for one in manifest.render(wanted):
+        if one["kind"] != "Namespace":
+            names = {"name", "instance", "version", "component", "part-of", "managed-by"}
+            assert {f"app.kubernetes.io/{name}" for name in names} <= one["metadata"][
+                "labels"
+            ].keys()
+    selectors = [
+        deployment(wanted)["spec"]["selector"]["matchLabels"],
+        objects(wanted, "Service")[0]["spec"]["selector"],
+    ]
+    for selector in selectors:
+        assert "app.kubernetes.io/version" not in selector
+        assert (
+            selector.items() <= deployment(wanted)["spec"]["template"]["metadata"]["labels"].items()
+        )
+
+
+def test_10_no_replicas_where_an_autoscaler_decides() -> None:
+    assert deployment(FIXED)["spec"]["replicas"] == 2
+    assert "replicas" not in deployment(RANGE)["spec"]
+    (scaler,) = objects(RANGE, "HorizontalPodAutoscaler")
+    assert (scaler["spec"]["minReplicas"], scaler["spec"]["maxReplicas"]) == (2, 8)
+    assert objects(FIXED, "HorizontalPodAutoscaler") == []
+
+
+def test_11_budget_only_for_two_or_more_and_it_lets_a_node_be_drained() -> None:
+    assert objects(dataclasses.replace(FIXED, least=1), "PodDisruptionBudget") == []
+    (one,) = objects(FIXED, "PodDisruptionBudget")
+    assert one["spec"]["maxUnavailable"] == 1
+
+
+@BOTH
+def test_12_everything_is_denied_but_callers_with_a_label_and_dns(wanted: Wanted) -> None:
+    deny, allow = objects(wanted, "NetworkPolicy")
+    assert set(deny["spec"]) == {"podSelector", "policyTypes"}
+    (rule,) = allow["spec"]["ingress"]
+    assert rule["from"][0]["podSelector"]["matchLabels"]
+    assert {port["port"] for out in allow["spec"]["egress"] for port in out["ports"]} == {53}
+
+
+def test_13_custom_kinds_only_where_they_exist_and_said_aloud() -> None:
+    assert not [one for one in manifest.render(FIXED) if one["kind"] == "ServiceMonitor"]
+    assert "no ServiceMonitor" in manifest.left_out([])[0]
+    assert objects(FIXED, "ServiceMonitor")
+    assert manifest.left_out(["ServiceMonitor"]) == []
+
+
+@BOTH
+def test_19_text_is_the_same_bytes_in_another_process_and_language(wanted: Wanted) -> None:
+    program = (
+        "import sys, json, dataclasses; from treadle.deploy import manifest\n"
+        "told = json.loads(sys.argv[1])\n"
+        "told['tolerations'] = tuple(told['tolerations']); told['pull_secrets'] = tuple(told['pull_secrets'])\n"
+        "print(manifest.text(manifest.render(manifest.Wanted(**told))), end='')"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program, json.dumps(dataclasses.asdict(wanted))],
+            capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": language},
+        ).stdout
+        for seed, language in (("0", "C.UTF-8"), ("7", "POSIX"))
+    }  # fmt: skip
+    assert found == {manifest.text(manifest.render(wanted))}
+
+
+@BOTH
+@pytest.mark.parametrize("version", ["1.30", "1.37"])
+def test_20_objects_are_valid_on_the_oldest_and_the_newest_kubernetes(
+    wanted: Wanted, version: str
+) -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    for one in manifest.render(wanted):
+        validate.validate(one, version, strict=True)
+
+
+@BOTH
+def test_45_no_secret_is_rendered(wanted: Wanted) -> None:
+    assert 'kind: "Secret"' not in manifest.text(manifest.render(wanted))
+    if wanted.token_secret:
+        (told,) = [e for e in containers(wanted)[0]["env"] if e["name"] == "TREADLE_TOKEN"]
+        assert told["valueFrom"] == {"secretKeyRef": {"name": "flights-token", "key": "token"}}
+
+
+def test_what_a_project_says_of_nodes_and_gpus_is_passed_through() -> None:
+    spec = pod(RANGE)
+    assert spec["nodeSelector"] == {"disk": "ssd"}
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    assert spec["imagePullSecrets"] == [{"name": "pull"}]
+    assert containers(RANGE)[0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert deployment(RANGE)["metadata"]["labels"]["team"] == "a"
+
+
+@pytest.mark.parametrize(("text", "wanted"), [(3, (3, None)), ("3", (3, None)), ("2..8", (2, 8))])
+def test_replicas_are_a_number_or_a_range(text: int | str, wanted: tuple) -> None:
+    assert manifest.replicas(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["8..2", "0", "", "2..", "a", "2...8", "-1", 0])
+def test_what_are_no_replicas_is_said(text: int | str) -> None:
+    with pytest.raises(UsageError, match="replicas"):
+        manifest.replicas(text)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=6), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(st.text(min_size=1, max_size=8), VALUES, min_size=1, max_size=4))
+def test_any_object_comes_back_from_its_text(value: dict[str, Any]) -> None:
+    try:
+        found = YAML(typ="safe", pure=True).load(io.StringIO(manifest.text([value])))
+    except Exception as error:
+        # YAML 1.2 has no way to write these characters; no name in Kubernetes holds one.
+        assert "unacceptable character" in str(error) or "special characters" in str(error), error
+        return
+    assert found == json.loads(json.dumps(value))

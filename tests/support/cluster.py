@@ -1,0 +1,54 @@
+"""The Kubernetes that the cluster tests ask: the current context of the kubeconfig."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from treadle.clients.kube import ApiCluster
+
+HINT = "minikube start, then make test-cluster"
+
+
+def kubectl(*arguments: str, document: object = None, check: bool = True) -> str:
+    done = subprocess.run(
+        ["kubectl", *arguments], capture_output=True, text=True, check=False,
+        input=None if document is None else json.dumps(document),
+    )  # fmt: skip
+    assert done.returncode == 0 or not check, (arguments, done.stderr)
+    return done.stdout
+
+
+@functools.cache
+def missing() -> str | None:
+    """Why there is no cluster to ask, or None."""
+    if shutil.which("kubectl") is None:
+        return f"needs kubectl and a cluster: {HINT}"
+    done = subprocess.run(
+        ["kubectl", "version", "--request-timeout", "5s"], capture_output=True, check=False
+    )
+    return None if done.returncode == 0 else f"needs a Kubernetes: {HINT}"
+
+
+def require() -> None:
+    """Skip, or fail where skips are not allowed, unless a cluster answers."""
+    why = missing()
+    if why and os.environ.get("TREADLE_NO_SKIPS"):
+        pytest.fail(why)
+    if why:
+        pytest.skip(why)
+
+
+@functools.cache
+def context() -> str:
+    require()
+    return kubectl("config", "current-context").strip()
+
+
+def connect() -> ApiCluster:
+    return ApiCluster(context())
