@@ -101,6 +101,16 @@ class Bench:
     ) -> Row:
         return self.rows.setdefault(key, Row(what, target, unit, note=note))
 
+    def report(self, same: str) -> None:
+        """The table so far: a step that fails does not lose what was measured."""
+        print("| what | found | asked | reached | |\n|---|---|---|---|---|")
+        print(
+            "| same digest from another directory, umask, time zone, language, user, uv cache and "
+            f"layer cache | {same} | yes | {same} | |"
+        )
+        for row in self.rows.values():
+            print(row.text(), flush=True)
+
     # ---- the flights -----------------------------------------------------------------------------
 
     def prepare(self) -> None:
@@ -336,7 +346,7 @@ class Bench:
         """Seconds from `docker run` to the first answer that has predictions."""
         began = time.perf_counter()
         name = timed("docker", "run", "--detach", "--publish", "127.0.0.1:0:8080", image, *more)[
-            2
+            1
         ].strip()
         try:
             told = json.loads(timed("docker", "inspect", name)[1])[0]
@@ -415,14 +425,11 @@ def main() -> int:
             ]  # fmt: skip
             if not asked.without_peers:
                 steps.append(bench.peers)
-            for step in steps:
-                step()
-            print("| what | found | asked | reached | |\n|---|---|---|---|---|")
-            print(
-                f"| same digest from another directory, umask, time zone, language, user, uv cache and layer cache | {same} | yes | {same} | |"
-            )
-            for row in bench.rows.values():
-                print(row.text())
+            try:
+                for step in steps:
+                    step()
+            finally:
+                bench.report(same)
     return 0
 
 

@@ -412,6 +412,8 @@ def _item(value: Any, indent: int) -> str:
     if isinstance(value, Mapping) and value:
         block = _yaml(value, indent + 1)
         return f"{pad}- {block[len(pad) + 2 :]}"
+    if isinstance(value, list | tuple):
+        return f"{pad}- {json.dumps(value, ensure_ascii=False, sort_keys=True)}\n"
     return f"{pad}- {_scalar(value)}\n"
 
 
