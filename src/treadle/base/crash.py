@@ -30,6 +30,7 @@ POINTS: tuple[str, ...] = (
     "deploy.spawned",
     "deploy.swapped",
     "deploy.answered",
+    "kubernetes.applied",
     "gc.delete",
     "monitor.stored",
     "recorder.spawn.before",

@@ -40,6 +40,8 @@ class Deployed:
     content: str = ""
     image: str = ""
     since: str = ""
+    rolling: int = 0
+    """The release that is being rolled out; 0 when that came to an end, good or bad."""
 
 
 def cluster_of(context: str) -> Cluster:
@@ -56,7 +58,7 @@ def observe(env_folder: Path, *, cluster: Cluster | None = None, compare: bool =
     """What runs now, by the cluster's word; with `compare` also whether the live objects are those
     that were applied."""
     known = supervision.read(env_folder / STATE, Deployed)
-    if known is None or not known.release:
+    if known is None or not (known.release or known.rolling):
         return Observed("absent")
     facts: dict[str, Any] = {
         "release": known.release, "model": known.content, "instance": known.name,
@@ -77,9 +79,12 @@ def observe(env_folder: Path, *, cluster: Cluster | None = None, compare: bool =
     available = (live.get("status") or {}).get("availableReplicas", 0)
     status: Status = "serving" if done or available else "starting"
     differs: tuple[str, ...] = ()
-    if done and compare:
+    if compare and not known.rolling:
         differs = tuple(_differing(cluster, env_folder, known))
-    return Observed(status, error=None if done else words, differs=differs, **facts)
+    return Observed(
+        status, error=None if done else words, differs=differs, unfinished=bool(known.rolling),
+        **facts,
+    )  # fmt: skip
 
 
 def _differing(cluster: Cluster, env_folder: Path, known: Deployed) -> list[str]:
@@ -168,6 +173,9 @@ def roll_out(
             f"wanted in {context}, namespace {wanted.namespace}",
             hint="treadle down --env NAME there first (with the old words in treadle.yaml)",
         )
+    # Before anything is applied: a command that is killed leaves word that it had begun.
+    begun = present if present is not None and present.release else known
+    supervision.write(env_folder / STATE, replace(begun, rolling=wanted.release))
     report(f"applying release {wanted.release} to {wanted.namespace}", release=wanted.release)
     crash.point("deploy.wanted")
     try:
@@ -183,9 +191,10 @@ def roll_out(
             cluster, wanted.namespace, wanted.name, deadline_s=deadline_s, report=report
         )
     except Refused as error:
+        words = _take_back(cluster, wanted, before, report)
+        supervision.write(env_folder / STATE, replace(begun, rolling=0))
         raise Refused(
-            f"release {wanted.release} did not get ready: {error.message}; "
-            + _take_back(cluster, wanted, before, report),
+            f"release {wanted.release} did not get ready: {error.message}; {words}",
             hint=error.hint,
         ) from error
     crash.point("deploy.swapped")
@@ -229,7 +238,7 @@ def stop(
         return False
     cluster = cluster or cluster_of(known.context)
     found = apply.remove(cluster, known.name, known.namespace, everything=everything, report=report)
-    supervision.write(env_folder / STATE, replace(known, release=0))
+    supervision.write(env_folder / STATE, replace(known, release=0, rolling=0))
     return any(one.action == "pruned" for one in found)
 
 

@@ -413,14 +413,14 @@ def _item(value: Any, indent: int) -> str:
         block = _yaml(value, indent + 1)
         return f"{pad}- {block[len(pad) + 2 :]}"
     if isinstance(value, list | tuple):
-        return f"{pad}- {json.dumps(value, ensure_ascii=False, sort_keys=True)}\n"
+        return f"{pad}- {_quoted(value)}\n"
     return f"{pad}- {_scalar(value)}\n"
 
 
 def _word(key: str) -> str:
     """A key as it is where nobody could read it as something else, as `no` or `1e3`."""
     plain = re.fullmatch(r"[A-Za-z][A-Za-z]*", key) and key.lower() not in _TAKEN
-    return key if plain else json.dumps(key, ensure_ascii=False)
+    return key if plain else _quoted(key)
 
 
 def _scalar(value: Any) -> str:
@@ -429,4 +429,10 @@ def _scalar(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[]"
     # JSON's scalars are YAML's; a text in quotes is never taken for a number, a date or a boolean.
-    return json.dumps(value, ensure_ascii=False)
+    return _quoted(value)
+
+
+def _quoted(value: Any) -> str:
+    """JSON, with the characters escaped that YAML would take for the end of a line."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff]", lambda m: f"\\u{ord(m[0]):04x}", text)

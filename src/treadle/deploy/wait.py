@@ -19,6 +19,7 @@ _LOOK_S = 0.4
 _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _BROKEN = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _LOG_LINES = 8
+_PATIENCE_S = 8.0
 
 
 def rolled_out(
@@ -35,6 +36,7 @@ def rolled_out(
     until = now() + deadline_s
     said = ""
     scheduled: set[str] = set()
+    since: dict[str, float] = {}
     while True:
         live = cluster.get("apps/v1/Deployment", namespace, name)
         if live is None:
@@ -46,6 +48,7 @@ def rolled_out(
             report(words)
             said = words
         _failed(cluster, live, namespace, scheduled, report)
+        _stuck(cluster, live, namespace, since, now())
         if now() > until:
             left = "; ".join(sorted(scheduled))
             raise Refused(
@@ -104,6 +107,23 @@ def _failed(
             )
 
 
+def _stuck(
+    cluster: Cluster, live: Object, namespace: str, since: dict[str, float], now: float
+) -> None:
+    """Raise what keeps a container from being made, once it has stayed so for a while: a node that
+    has not seen a new ConfigMap yet says the same for a second."""
+    selector = live["spec"]["selector"]["matchLabels"]
+    for pod in cluster.list("v1/Pod", namespace, selector):
+        for state in (pod.get("status") or {}).get("containerStatuses") or []:
+            waiting = (state.get("state") or {}).get("waiting") or {}
+            key = pod["metadata"]["name"]
+            if waiting.get("reason") not in _BROKEN:
+                since.pop(key, None)
+            elif now - since.setdefault(key, now) > _PATIENCE_S:
+                words = waiting.get("message") or waiting["reason"]
+                raise Refused(f"{key} cannot be started: {words}")
+
+
 def _broken(cluster: Cluster, namespace: str, pod: Object, state: dict[str, Any]) -> None:
     name = pod["metadata"]["name"]
     waiting = (state.get("state") or {}).get("waiting") or {}
@@ -113,8 +133,6 @@ def _broken(cluster: Cluster, namespace: str, pod: Object, state: dict[str, Any]
             f"{name} cannot pull its image {state.get('image')}: {message or reason}",
             hint="can the cluster reach the registry, and may it (pull_secrets)?",
         )
-    if reason in _BROKEN:
-        raise Refused(f"{name} cannot be started: {message or reason}")
     ended = (state.get("lastState") or {}).get("terminated") or (state.get("state") or {}).get(
         "terminated"
     )

@@ -191,7 +191,7 @@ def service_reason(chain: Chain) -> str:
     if observed.release != champion.number:
         return f"release {observed.release} is running, release {champion.number} is champion"
     if observed.differs:
-        return f"the live objects differ: {observed.differs[0]}"
+        return f"the live objects are not what was applied: {observed.differs[0]}"
     if observed.unfinished:
         return f"the swap to release {champion.number} was cut off"
     if chain.project.journal.get("served", chain.place) != service_settings(chain):
