@@ -9,7 +9,7 @@ RUNS ?= 50000
 BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: up test test-slow test-torch test-images clients check bench soak fuzz lock clean
+.PHONY: up test test-slow test-torch test-images test-cluster clients check bench soak fuzz lock clean
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer was found; name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
@@ -38,6 +38,9 @@ test-images: $(VENV)/installed  ## images: Docker, a registry and independent re
 	@tests/support/setup_images
 	@TREADLE_NO_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m images --timeout 900
 
+test-cluster: $(VENV)/installed  ## Kubernetes: against the kubeconfig's current context; none may be skipped
+	@TREADLE_NO_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m cluster --timeout 900
+
 clients: $(VENV)/installed  ## the clients of the model server that the slow tests ask it with
 	@tests/real_clients/setup
 
@@ -64,7 +67,7 @@ fuzz: $(VENV)/installed  ## atheris on the HTTP protocol and on binary tensors; 
 
 lock:  ## resolve again, for every platform, with hashes and without host names
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile pyproject.toml --group dev --extra mlflow --extra sklearn --extra xgboost --extra lightgbm --extra onnx --extra compile --extra grpc --extra images --extra duckdb --extra postgres \
+	@$(BIN)/uv pip compile pyproject.toml --group dev --extra mlflow --extra sklearn --extra xgboost --extra lightgbm --extra onnx --extra compile --extra grpc --extra images --extra kubernetes --extra duckdb --extra postgres \
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean:
