@@ -1,4 +1,4 @@
-"""`render`: what a cluster would be given, as files for people and for GitOps."""
+"""`render` and `lint`: what a cluster would be given, and what people would give it."""
 
 from __future__ import annotations
 
@@ -32,3 +32,23 @@ def render(*, environment: str | None, output: str, console: Console) -> int:
     files = found.write(Path(output))
     console.result({"files": [str(path) for path in files]}, "\n".join(map(str, files)))
     return 0
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--kubernetes", "version", default=None, metavar="1.NN", help="By which version's schemas."
+)
+@common
+def lint(*, files: tuple[Path, ...], version: str | None, console: Console) -> int:
+    """What is wrong with Kubernetes YAML: line, column, what and the fix. Offline; exit code 1 if
+    anything is."""
+    from treadle.loop.lint import look
+
+    found = look(files, version)
+    number = (
+        "nothing is wrong" if not found else f"{len(found)} thing{'s'[: len(found) != 1]} wrong"
+    )
+    console.result({"findings": found}, "\n\n".join([one.text for one in found] or [number]))
+    console.line(f"{number} in {len(files)} file{'s'[: len(files) != 1]}" if found else "")
+    return 1 if found else 0

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("turn:plan", "Show what would run and why; writes nothing."),
     "train": ("turn:train", "Data to verdict, stops before release: for experiments."),
     "build": ("build:build", "A container image of the champion, without a daemon."),
+    "lint": ("cluster:lint", "What is wrong with Kubernetes YAML: where, what and the fix."),
     "render": ("cluster:render", "The champion's Kubernetes objects as YAML; nothing is sent."),
     "up": ("turn:up", "One turn of the loop, all the way to a watched service."),
     "status": (
