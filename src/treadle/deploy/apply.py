@@ -62,8 +62,8 @@ def apply(
         found.append(done)
     for gone in [key for key in known if key not in wanted]:
         if _prune(cluster, gone):
-            kind, _, rest = gone.partition(" ")
-            found.append(Applied(f"{kind.rpartition('/')[2]} {rest}", "pruned"))
+            kind, _, own = split(gone)
+            found.append(Applied(f"{kind.rpartition('/')[2]} {own}", "pruned"))
             report(f"{found[-1].object} pruned")
     if sorted(known) != sorted(wanted):
         _remember(cluster, name, namespace, sorted(wanted))

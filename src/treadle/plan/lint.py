@@ -269,7 +269,7 @@ class _Checker:
             for name in problem.names:
                 if path == ("metadata",) and name in nested:
                     continue
-                hint = did_you_mean(name, problem.known) or self._home(name)
+                hint = self._home(name) or did_you_mean(name, problem.known)
                 self.at(document, (*path, name), f"there is no field `{name}` here", hint, key=True)
         elif problem.kind == "required":
             names = [name for name in problem.names if not (path == () and name in nested)]
