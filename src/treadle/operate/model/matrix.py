@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -93,8 +94,7 @@ def _doubles(rows: list[Sequence[Any]], width: int) -> Array | None:
         packed = _packed(rows)
     except (TypeError, ValueError, OverflowError):
         return None  # what MessagePack has no word for, such as an integer beyond 64 bits
-    begin, before = _header(len(rows)), _header(width)
-    row = np.dtype([("", f"V{before}"), ("cells", [("sign", "u1"), ("value", ">f8")], (width,))])
+    begin, row = _header(len(rows)), _row(width)
     if len(packed) != begin + len(rows) * row.itemsize:
         return None
     # Of equal length by chance, with an array's header or a text somewhere, a sign would differ.
@@ -103,6 +103,13 @@ def _doubles(rows: list[Sequence[Any]], width: int) -> Array | None:
         return None
     values: Array = cells["value"]
     return values
+
+
+@lru_cache(16)
+def _row(width: int) -> np.dtype[Any]:
+    """A row of floats in MessagePack; making the type costs as much as a hundred numbers."""
+    cells = [("sign", "u1"), ("value", ">f8")]
+    return np.dtype([("", f"V{_header(width)}"), ("cells", cells, (width,))])
 
 
 def _header(length: int) -> int:
