@@ -137,16 +137,15 @@ class Capture:
             self._wake.clear()
             stop, asked = self._stop, self._asked
             with self._lock:
-                batch, rows = list(self._queue), self._rows
-                self._queue.clear()
-                self._rows -= rows
+                batch, self._queue = self._queue, deque()
+                count, self._rows = len(batch), 0
             try:
                 self._write(batch)
                 self._writer.tick()
                 if stop or asked > self._done:
                     self._writer.close()
             except OSError as error:
-                self.dropped["disk"] += len(batch)
+                self.dropped["disk"] += count
                 _log.error("capture: cannot write: %s", error.strerror)
             with self._flushed:
                 self._done = max(self._done, asked)
@@ -154,9 +153,10 @@ class Capture:
             if stop:
                 return
 
-    def _write(self, batch: list[Taken]) -> None:
+    def _write(self, batch: deque[Taken]) -> None:
         framed = []
-        for item in batch:
+        while batch:
+            item = batch.popleft()  # and let go: its rows are several times what is written of them
             try:
                 framed.append(segments.encode(self._record(item)))
             except Exception:

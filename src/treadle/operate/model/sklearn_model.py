@@ -18,7 +18,7 @@ import numpy as np
 
 from treadle.base import trust
 from treadle.base.errors import MissingExtra, UsageError
-from treadle.operate.model import lean, sklearn_columns
+from treadle.operate.model import histogram, lean, sklearn_columns
 from treadle.operate.model import signature as signatures
 from treadle.operate.model.engine import Call, Engine, common_type
 from treadle.operate.model.signature import Signature
@@ -176,7 +176,10 @@ def engine(estimator: Any, function: str, signature: Signature) -> Engine:
     planned = sklearn_columns.plan(estimator, function, signature)
     if planned is not None:
         return Engine(estimator, _columns_or_frame(bound, planned, signature), columns=True)
-    return Engine(estimator, lambda data, _params: bound(data))
+    if not signature.tensors:
+        return Engine(estimator, lambda data, _params: bound(data))
+    trees = getattr(histogram.direct(estimator), function)  # of all else, the estimator's own
+    return Engine(estimator, lambda data, _params: trees(data))
 
 
 def _columns_or_frame(bound: Any, planned: Any, signature: Signature) -> Call:
@@ -294,7 +297,7 @@ def in_steps(estimator: Any, function: str) -> Any:
     That is what Pipeline itself does, after it has looked whether each of them is fitted.
     """
     if type(estimator).__name__ != "Pipeline" or routed():
-        return getattr(estimator, function)
+        return getattr(histogram.direct(estimator), function)
     steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
     transforms = [step.transform for step in steps[:-1]]
     last = in_steps(steps[-1], function)
