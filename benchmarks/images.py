@@ -1,6 +1,6 @@
 """Images: a new model, a first build, sizes and starts, beside Docker's builder and other tools.
 
-    python benchmarks/images.py [--rounds 5] [--without-peers] [--large-mb 2000]
+    python benchmarks/images.py [--rounds 5] [--without-peers] [--only peers] [--large-mb 2000]
 
 Everything runs in one go against a registry (Debian's docker-registry) and a Docker engine on this
 machine; `make test-images` brings both. The base is Debian with its Python, made here. Each figure is
@@ -312,7 +312,7 @@ class Bench:
         (context / "Dockerfile").write_text(
             "FROM treadle-bench/base:1 AS packages\nCOPY wheels /wheels\n"
             f"RUN python3 $(echo /wheels/pip-*.whl)/pip install --quiet --no-index --find-links /wheels --target /packages {quoted}\n"
-            "FROM treadle-bench/base:1\nCOPY --from=packages /packages /packages\nENV PYTHONPATH=/packages HOME=/tmp\n"
+            "FROM treadle-bench/base:1\nCOPY --from=packages /packages /packages\nENV PYTHONPATH=/packages HOME=/tmp PATH=/packages/bin:/usr/bin:/bin\n"
             "COPY service /service\nWORKDIR /service\nCOPY model /model\nUSER 65532\nCMD " + json.dumps(command) + "\n"
         )  # fmt: skip
         tag = f"{self.address}/peer-{key}:1"
@@ -360,7 +360,13 @@ class Bench:
                         if b"predictions" in answer.read():
                             return time.perf_counter() - began
                 except OSError:
-                    pass
+                    state = timed("docker", "inspect", "--format", "{{.State.Running}}", name)[1]
+                    if state.strip() != "true":
+                        logs = subprocess.run(
+                            ["docker", "logs", name], capture_output=True, text=True, check=False
+                        )
+                        said = " ".join((logs.stdout + logs.stderr).split())
+                        raise SystemExit(f"it ended: {said[-300:]}") from None
                 if time.perf_counter() - began > 120:
                     logs = subprocess.run(
                         ["docker", "logs", name], capture_output=True, text=True, check=False
@@ -411,6 +417,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument("--only", choices=["builds", "changes", "memory", "peers"])
     parser.add_argument("--large-mb", type=int, default=2000)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="treadle-images-") as scratch:
@@ -419,15 +426,18 @@ def main() -> int:
             bench = Bench(folder, address, asked.rounds)
             bench.prepare()
             same = bench.same_digest()
-            steps: list[Callable[[], None]] = [
-                bench.builds, lambda: bench.changes(1, 0.5), lambda: bench.changes(100, 2.0),
-                lambda: bench.memory(asked.large_mb),
-            ]  # fmt: skip
-            if not asked.without_peers:
-                steps.append(bench.peers)
+            steps: dict[str, Callable[[], None]] = {
+                "builds": bench.builds,
+                "changes": lambda: (bench.changes(1, 0.5), bench.changes(100, 2.0))[0],
+                "memory": lambda: bench.memory(asked.large_mb),
+                "peers": bench.peers,
+            }
+            if asked.without_peers:
+                del steps["peers"]
             try:
-                for step in steps:
-                    step()
+                for name, step in steps.items():
+                    if asked.only in (None, name):
+                        step()
             finally:
                 bench.report(same)
     return 0

@@ -82,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         "hold", help="hold a listening socket for servers that come and go", allow_abbrev=False
     )
     hold.add_argument("socket", help="Unix socket where servers ask for it")
-    hold.add_argument("--host", default=os.environ.get("TREADLE_HOST", "0.0.0.0"))
-    hold.add_argument("--port", type=int, default=int(os.environ.get("TREADLE_PORT") or 8080))
+    hold.add_argument("--host", default="0.0.0.0")
+    hold.add_argument("--port", type=int, default=8080)
     supervise = commands.add_parser("supervise", help=argparse.SUPPRESS)
     supervise.add_argument("folder")
     supervise.add_argument("--fd", type=int, required=True)
