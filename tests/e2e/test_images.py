@@ -419,6 +419,28 @@ def test_base_without_python_is_said_and_gets_the_one_that_is_named(
     assert len(ask(container(image), body)[0]["predictions"]) == 3
 
 
+def test_archive_of_docker_save_is_a_base(flights: Built, tmp_path: Path) -> None:
+    images.require("engine", "skopeo")
+    run("skopeo", "copy", f"oci:{base_image.layout()}:latest", "docker-daemon:treadle-test/base:2")
+    run("docker", "save", "--output", str(tmp_path / "base.tar"), "treadle-test/base:2")
+    run(
+        "skopeo", "copy", f"oci:{base_image.layout()}:latest", f"oci-archive:{tmp_path / 'oci.tar'}"
+    )
+    for kind, name in (("docker-archive", "base.tar"), ("oci-archive", "oci.tar")):
+        ran = flights(
+            "build", "--base", f"{kind}:{tmp_path / name}", "--output", f"oci:{tmp_path / kind}"
+        )
+        told = json.loads(
+            run(
+                "skopeo",
+                "inspect",
+                "--config",
+                f"oci:{tmp_path / kind}:{ran.out.strip()[-64:][:12]}",
+            )
+        )
+        assert told["config"]["Cmd"] == ["serve"]
+
+
 def test_tag_that_exists_with_other_content_is_kept_unless_forced(
     flights: Built, address: str
 ) -> None:

@@ -199,10 +199,10 @@ class Registry:
             at = self._where(earlier) if earlier else None
             if at is not None and at[1] <= blob.size_bytes:
                 location, offset = at
-        if location is None:
-            location, _ = self._begin(blob)
-        self._cache.put("uploads", key, location)
         failures, least = 0, 0
+        if location is None:
+            location, least = self._begin(blob)
+        self._cache.put("uploads", key, location)
         while offset < blob.size_bytes:
             end = blob.size_bytes if not piece else min(offset + max(piece, least), blob.size_bytes)
             try:
