@@ -192,7 +192,7 @@ def test_compressor_by_its_text_is_the_same_or_an_error() -> None:
     assert layer.compressor_of(str(here)) == here
     assert layer.compressor_of("none") == layer.NONE
     with pytest.raises(UsageError, match="the digests would differ"):
-        layer.compressor_of("isal-2/0.0.1")
+        layer.compressor_of("gzip-6/zlib-0.0.1")
 
 
 def test_streamed_layer_is_read_again_as_often_as_it_is_asked_for(tmp_path: Path) -> None:

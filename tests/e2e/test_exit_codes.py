@@ -80,7 +80,7 @@ def test_every_mistake_in_the_spec_is_shown_with_its_line_and_nothing_is_written
     (tmp_path / "p" / "treadle.yaml").write_text(
         SPEC.replace("task: regression", "task: regresion")
         .replace("test:", "tset:")
-        .replace("target: process", "target: kubernetes")
+        .replace("deploy:", "dashboard: {}\ndeploy:")
     )
     for command in ("plan", "up", "status"):
         ran = treadle(tmp_path / "p", command)

@@ -173,10 +173,6 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("    target: process\n    port: 8080", "    target: kubernetes\n    replicas: 2..8",
-         "target `kubernetes` is not supported yet"),
-        ("    target: process\n    port: 8080", "    target: kubernetes", "`kubernetes` is not supported yet"),
-        ("    port: 8080", "    port: 8080\n    replicas: 3", "`replicas` is not supported yet"),
         ("    port: 8080", "    port: 8080\n    canary: {}", "`canary` is not supported yet"),
         ("    cache: false", "    resources: {cpu: 4}", "`resources` is not supported yet"),
         ("task: binary", "task: forecast", "task `forecast` is not supported yet"),

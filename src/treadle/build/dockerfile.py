@@ -16,6 +16,7 @@ from pathlib import Path
 from treadle.base.image import Wheel
 from treadle.build import bytecode, image
 from treadle.build.image import ImagePlan
+from treadle.build.wheel import TESTED
 
 Context = dict[str, bytes | Path]
 """Path in the context → content, or the file that has it."""
@@ -115,6 +116,7 @@ def _install(interpreter: str, *, compiles: bool) -> str:
         _SCRIPT.replace("@SITE@", image.SITE_PACKAGES)
         .replace("@INTERPRETER@", interpreter)
         .replace("@COMPILES@", repr(compiles))
+        .replace("@TESTED@", repr(sorted(TESTED)))
         .replace("@PROGRAM@", repr(bytecode.PROGRAM))
     )
 
@@ -132,6 +134,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SITE = "@SITE@"
 INTERPRETER = "@INTERPRETER@"
 COMPILES = @COMPILES@
+TESTED = @TESTED@
 PROGRAM = @PROGRAM@
 LENGTH = struct.Struct(">I")
 
@@ -139,8 +142,8 @@ LENGTH = struct.Struct(">I")
 def main(what):
     os.umask(0o022)
     if what == "packages":
-        for wheel in wheels():
-            unpack(wheel)
+        for package, wheel in wheels():
+            unpack(package, wheel)
         os.makedirs(os.path.dirname(SITE) + "/bin", exist_ok=True)
         os.symlink(INTERPRETER, os.path.dirname(SITE) + "/bin/python")
     else:
@@ -172,7 +175,7 @@ def wheels():
     absent = sorted(wanted[one] for one in wanted.keys() - there.keys())
     if absent:
         sys.exit("these wheels are missing: " + ", ".join(absent))
-    return [there[one] for one in sorted(wanted, key=wanted.get)]
+    return [(wanted[one], there[one]) for one in sorted(wanted, key=wanted.get)]
 
 
 def by_hash(folder):
@@ -184,11 +187,11 @@ def by_hash(folder):
     return found
 
 
-def unpack(path):
+def unpack(package, path):
     found = {}
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            if member.is_dir():
+            if member.is_dir() or (package in TESTED and "/tests/" in member.filename):
                 continue
             head, _, rest = member.filename.partition("/")
             name = SITE + "/" + member.filename

@@ -4,7 +4,7 @@ A base's tag moves and an index gets new releases; the lock says which digest an
 meant. It stands beside treadle.yaml, is written by `treadle build`, and is to be committed.
 `treadle build --update` resolves anew.
 
-    {"format": 1, "compressor": "isal-2/1.9.1",
+    {"format": 1, "compressor": "gzip-6/zlib-1.3.1",
      "bases": {REFERENCE: {PLATFORM: DIGEST}},
      "wheels": {"PURPOSE PLATFORM PYTHON": {"requirements": DIGEST, "wheels": [...]}}}
 """

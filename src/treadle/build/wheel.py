@@ -22,12 +22,15 @@ from treadle.base.image import Wheel
 from treadle.build import bytecode
 from treadle.build.layer import Entry
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when a wheel's files would be laid out otherwise."""
 ALONE_BYTES = 1_000_000
 """A wheel from this size on has a layer of its own: it is shared, and it rarely changes."""
 MOST = 30
 """At most so many layers of wheels."""
+TESTED = frozenset({"numpy", "scipy", "scikit-learn", "pandas", "joblib", "skops", "narwhals"})
+"""Packages whose own tests lie among their modules: a tenth of the bytes, and nothing imports them.
+Of others the tests stay: somebody's may be a module that is used."""
 _MOST_BYTES = 20 << 30
 """More than any wheel holds: a file that unpacks to more is an attack or a mistake."""
 
@@ -52,7 +55,7 @@ def entries(wheel: Wheel, path: Path, under: str, *, python: str | None) -> list
             raise Refused(f"{wheel.filename} unpacks to more than {_MOST_BYTES >> 30} GiB")
         for member in members:
             name = _placed(member.filename, root, prefix)
-            if name is None:
+            if name is None or (wheel.name in TESTED and "/tests/" in member.filename):
                 continue
             runs = bool((member.external_attr >> 16) & 0o100)
             if member.file_size < 1 << 20 or (python and name.endswith(".py")):

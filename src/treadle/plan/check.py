@@ -129,7 +129,7 @@ def homes() -> dict[str, list[str]]:
             elif name == "deploy":
                 for target in TARGETS.values():
                     visit(target, f"{here}.NAME")
-            elif typing.get_origin(kind) is dict:
+            elif typing.get_origin(kind) is dict and section_of(arguments[1]):
                 visit(arguments[1], f"{here}.NAME")
             elif typing.get_origin(kind) is tuple and section_of(arguments[0]):
                 visit(arguments[0], here)
