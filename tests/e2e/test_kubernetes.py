@@ -22,8 +22,6 @@ from treadle.base.errors import Refused
 from treadle.deploy import kubernetes, manifest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-REGISTRY = "KUBEBOX_REGISTRY"
-
 CLIENT = """
 import http.client, json, sys, threading, time
 host, seconds, number, pause = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
@@ -63,13 +61,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make(tmp_path: Path, cache: Path) -> Iterator[Callable[..., Project]]:
-    import os
-
     cluster.require()
     images.require("base")
-    registry = os.environ.get(REGISTRY)
-    if not registry:
-        pytest.skip(f"{REGISTRY} names no registry that the cluster pulls from")
+    registry = cluster.registry()
     made: list[Project] = []
 
     class OnCluster(Project):

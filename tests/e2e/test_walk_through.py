@@ -35,9 +35,7 @@ def run(command: str, folder: Path, **environ: str) -> str:
 def test_walk_through_runs_as_it_is_written(tmp_path: Path) -> None:
     cluster.require()
     images.require("base", "engine", "skopeo")
-    registry = os.environ.get("KUBEBOX_REGISTRY")
-    if not registry:
-        pytest.skip("KUBEBOX_REGISTRY names no registry that the cluster pulls from")
+    registry = cluster.registry()
     # The course's images are public ones, which are not asked here: hello is built as its README
     # says, and MLflow is the one in Treadle's own image for the hub. The registry's address is
     # written into a copy of the files; the commands stay as they are.

@@ -50,5 +50,13 @@ def context() -> str:
     return kubectl("config", "current-context").strip()
 
 
+def registry() -> str:
+    """A registry that the tests push to and the cluster pulls from."""
+    found = os.environ.get("TREADLE_TEST_REGISTRY") or os.environ.get("KUBEBOX_REGISTRY")
+    if not found:
+        pytest.skip("needs a registry that the cluster pulls from: TREADLE_TEST_REGISTRY=HOST:PORT")
+    return found
+
+
 def connect() -> ApiCluster:
     return ApiCluster(context())
