@@ -16,6 +16,7 @@ from treadle.deploy.manifest import Wanted
 
 WANTED = Wanted("flights", "production", "flights", f"r.io/flights@sha256:{'a' * 64}", f"sha256:{'a' * 64}", 1, f"sha256:{'b' * 64}")  # fmt: skip
 NAME = "flights-production"
+REVISION = "deployment.kubernetes.io/revision"
 
 
 def healthy(cluster: MemoryCluster, changed: dict[str, Any]) -> None:
@@ -39,6 +40,11 @@ def broken(reason: str, **more: Any):
         if labels["app.kubernetes.io/version"] == "1":
             return healthy(cluster, changed)
         changed["status"] = {"observedGeneration": changed["metadata"]["generation"], "replicas": 3, "updatedReplicas": 1, "availableReplicas": 2}  # fmt: skip
+        changed["metadata"].setdefault("annotations", {})[REVISION] = "2"
+        labels = {**labels, "pod-template-hash": "second"}
+        cluster.objects["apps/v1/ReplicaSet", "flights", "second"] = {
+            "metadata": {"name": "second", "labels": labels, "annotations": {REVISION: "2"}}
+        }
         cluster.objects["v1/Pod", "flights", "new"] = {
             "kind": "Pod", "metadata": {"name": "new", "namespace": "flights", "labels": labels},
             "status": {"containerStatuses": [{"image": "r.io/x", "ready": False, **({"state": {"waiting": {"reason": reason, "message": "because"}}} if reason else {}), **more}]},
@@ -109,10 +115,66 @@ def test_namespace_and_claims_stay_unless_everything_goes() -> None:
     apply.apply(cluster, manifest.render(WANTED), NAME, "flights")
     found = actions(apply.remove(cluster, NAME, "flights", everything=False))
     assert found["Namespace flights"] == "kept"
-    assert [key for key in cluster.objects] == [("v1/Namespace", None, "flights")]
+    left = {name for _, _, name in cluster.objects}
+    assert left == {"flights", f"{NAME}-inventory"}
+    apply.remove(cluster, NAME, "flights", everything=True)  # another day
+    assert cluster.objects == {}
+
+
+def test_namespace_that_was_there_before_is_never_deleted() -> None:
+    cluster = MemoryCluster(healthy)
+    theirs = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "flights"}}
+    cluster.apply(theirs, manager="them")
     apply.apply(cluster, manifest.render(WANTED), NAME, "flights")
     apply.remove(cluster, NAME, "flights", everything=True)
+    assert [key[0] for key in cluster.objects] == ["v1/Namespace"]
+
+
+def test_object_of_somebody_else_is_not_taken_over() -> None:
+    cluster = MemoryCluster(healthy)
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "flights"}})
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": NAME, "namespace": "flights"},
+    }
+    cluster.apply(theirs, manager="them")
+    before = dict(cluster.objects)
+    with pytest.raises(Refused, match="is not Treadle's"):
+        apply.apply(cluster, manifest.render(WANTED), NAME, "flights")
+    assert cluster.objects == before
+
+
+def test_claim_that_is_not_wanted_any_more_is_remembered_until_everything_goes() -> None:
+    cluster = MemoryCluster(healthy)
+    claim = {
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data", "namespace": "flights", "labels": {"app.kubernetes.io/managed-by": "treadle"}},
+    }  # fmt: skip
+    apply.apply(cluster, [*manifest.render(WANTED), claim], NAME, "flights")
+    apply.apply(cluster, manifest.render(WANTED), NAME, "flights")
+    assert cluster.get("v1/PersistentVolumeClaim", "flights", "data") is not None
+    apply.remove(cluster, NAME, "flights", everything=True)
     assert cluster.objects == {}
+
+
+def test_old_pods_of_the_same_release_do_not_end_a_roll_out() -> None:
+    cluster = MemoryCluster(
+        broken(
+            "CrashLoopBackOff", lastState={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+        )
+    )
+    apply.apply(cluster, manifest.render(dataclasses.replace(WANTED, release=2)), NAME, "flights")
+    live = cluster.objects["apps/v1/Deployment", "flights", NAME]
+    live["metadata"]["annotations"][REVISION] = "3"  # the memory was raised: a new template
+    clock = Clock()
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.now > 2:
+            healthy(cluster, live)
+
+    wait.rolled_out(cluster, "flights", NAME, now=clock, sleep=sleep)
 
 
 def test_inventory_is_written_before_anything_new() -> None:
@@ -203,7 +265,9 @@ def test_first_release_that_does_not_come_up_leaves_nothing(tmp_path: Path) -> N
     cluster = MemoryCluster(broken("ErrImagePull"))
     with pytest.raises(Refused, match="what was applied is gone"):
         roll(cluster, tmp_path, 2)
-    assert {key[0] for key in cluster.objects} == {"v1/Namespace", "v1/Pod"}
+    assert {key[0] for key in cluster.objects} == {
+        "v1/Namespace", "v1/ConfigMap", "v1/Pod", "apps/v1/ReplicaSet",
+    }  # fmt: skip
 
 
 def test_pod_that_no_node_takes_is_told_at_once_and_fails_at_the_deadline() -> None:

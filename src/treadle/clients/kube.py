@@ -48,7 +48,7 @@ class Cluster(Protocol):
         """Of the API server: (1, 34)."""
 
     def logs(
-        self, namespace: str, pod: str, lines: int, *, previous: bool = False
+        self, namespace: str, pod: str, lines: int, *, previous: bool = False, container: str = ""
     ) -> builtins.list[str]:
         """The last lines of a pod's log; empty if there is none."""
 
@@ -70,17 +70,15 @@ class ApiCluster:
             from lightkube.config.client_adapter import Client, ConnectionParams
             from lightkube.config.kubeconfig import KubeConfig
             from lightkube.core.exceptions import ConfigError
+            from yaml import YAMLError
         except ImportError:
             raise MissingExtra("lightkube", "kubernetes", "a Kubernetes environment") from None
         self.context = context
         try:
             known = KubeConfig.from_env()
             config = known.get(context_name=context)
-        except ConfigError as error:
-            raise UsageError(
-                f"the context {context} cannot be used: {error}",
-                hint="kubectl config get-contexts names them; KUBECONFIG names the file",
-            ) from None
+        except (ConfigError, OSError, YAMLError, KeyError, TypeError) as error:
+            raise _unusable(context, error) from None
         if config is None:
             raise UsageError(
                 f"the kubeconfig has no context {context}",
@@ -89,7 +87,11 @@ class ApiCluster:
         self.server = str(config.cluster.server)
         import httpx2
 
-        self._http = Client(config, ConnectionParams(timeout=httpx2.Timeout(_TIMEOUT_S)))
+        try:
+            self._http = Client(config, ConnectionParams(timeout=httpx2.Timeout(_TIMEOUT_S)))
+        except (ConfigError, OSError, ValueError) as error:
+            raise _unusable(context, error) from None
+        self._unusable = ConfigError
         self._away = httpx2.TransportError
         self._resources: dict[str, dict[str, tuple[str, bool]]] = {}
 
@@ -153,10 +155,12 @@ class ApiCluster:
         return int(told["major"]), int("".join(c for c in told["minor"] if c.isdigit()))
 
     def logs(
-        self, namespace: str, pod: str, lines: int, *, previous: bool = False
+        self, namespace: str, pod: str, lines: int, *, previous: bool = False, container: str = ""
     ) -> builtins.list[str]:
         """See Cluster."""
         query = {"tailLines": str(lines)} | ({"previous": "true"} if previous else {})
+        if container:
+            query["container"] = container
         status, data = self._send("GET", f"/api/v1/namespaces/{namespace}/pods/{pod}/log", query)
         return data.decode("utf-8", "replace").splitlines() if status == 200 else []
 
@@ -214,7 +218,9 @@ class ApiCluster:
         if version not in self._resources:
             root = f"/apis/{version}" if "/" in version else f"/api/{version}"
             status, data = self._send("GET", root, {})
-            listed = json.loads(data).get("resources") or [] if status == 200 else []
+            if status == 404:  # no such group: the cluster is older, or lacks the part
+                return {}
+            listed = self._read(status, data, f"the kinds of {version}").get("resources") or []
             self._resources[version] = {
                 one["kind"]: (one["name"], bool(one["namespaced"]))
                 for one in listed
@@ -243,8 +249,10 @@ class ApiCluster:
     ) -> Any:  # fmt: skip
         try:
             return self._http.request(
-                method, path, params=dict(query), content=body, headers=dict(headers)
+                method, path, params=dict(query) or None, content=body, headers=dict(headers)
             )
+        except self._unusable as error:
+            raise _unusable(self.context, error) from None
         except self._away as error:
             raise Unreachable(
                 f"the cluster of the context {self.context} ({self.server}) does not answer: "
@@ -282,6 +290,14 @@ class ApiCluster:
         if status >= 500 or status == 429:
             raise Unreachable(f"the cluster of {self.context} answers {status}: {said}")
         raise TreadleError(f"{what}: {status} {said}")
+
+
+def _unusable(context: str, error: Exception) -> UsageError:
+    said = str(error) or type(error).__name__
+    return UsageError(
+        f"the context {context} cannot be used: {said}",
+        hint="kubectl config get-contexts names them; KUBECONFIG names the file",
+    )
 
 
 def _named(wanted: Object) -> str:

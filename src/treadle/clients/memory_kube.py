@@ -119,10 +119,10 @@ class MemoryCluster:
         return 1, 34
 
     def logs(
-        self, namespace: str, pod: str, lines: int, *, previous: bool = False
+        self, namespace: str, pod: str, lines: int, *, previous: bool = False, container: str = ""
     ) -> builtins.list[str]:
         """See Cluster."""
-        del namespace, previous
+        del namespace, previous, container
         return self.log.get(pod, [])[-lines:]
 
     def may(self, verb: str, kind: str, namespace: str | None) -> bool:

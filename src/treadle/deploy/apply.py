@@ -49,25 +49,67 @@ def apply(
     """
     wanted = [identity(one) for one in objects]
     known = _inventory(cluster, name, namespace)
+    adopted = _look_first(cluster, objects, known)
+    ours = [key for key in wanted if key not in adopted]
     found: list[Applied] = []
     written = False
     for one in objects:
         if one["kind"] != "Namespace" and not written:
             # Before anything new: a killed command leaves nothing unknown.
-            _remember(cluster, name, namespace, sorted({*known, *wanted}))
+            _remember(cluster, name, namespace, sorted({*known, *ours}))
             written = True
         done = _one(cluster, one)
         report(f"{done.object} {done.action}", detail=done.action == "unchanged")
         crash.point("kubernetes.applied")
         found.append(done)
+    left = []
     for gone in [key for key in known if key not in wanted]:
-        if _prune(cluster, gone):
-            kind, _, own = split(gone)
+        kind, _, own = split(gone)
+        if kind in KEPT:
+            left.append(gone)  # remembered, so that it can go when everything goes
+        elif _prune(cluster, gone):
             found.append(Applied(f"{kind.rpartition('/')[2]} {own}", "pruned"))
             report(f"{found[-1].object} pruned")
-    if sorted(known) != sorted(wanted):
-        _remember(cluster, name, namespace, sorted(wanted))
+    after = sorted({*ours, *left})
+    if sorted(known) != after:
+        _remember(cluster, name, namespace, after)
     return found
+
+
+def _look_first(cluster: Cluster, objects: Sequence[Object], known: Sequence[str]) -> set[str]:
+    """Raise what would stop an apply in its middle, before its beginning; gives what is there, is not
+    ours, and stays so (a namespace).
+
+    Refused: an object of this name is somebody else's. Conflict: so is one of its fields.
+    """
+    adopted = set()
+    for one in objects:
+        kind, namespace, name = split(identity(one))
+        if one["kind"] == "Namespace":
+            if identity(one) not in known and _seen(cluster, name):
+                adopted.add(identity(one))
+            continue
+        if namespace is not None and not _seen(cluster, namespace):
+            continue  # a new one: nothing is in it
+        live = cluster.get(kind, namespace, name)
+        if live is None:
+            continue
+        labels = live["metadata"].get("labels") or {}
+        if identity(one) not in known and labels.get(_LABEL) != "treadle":
+            raise Refused(
+                f"{one['kind']} {name} is in {namespace} already, and is not Treadle's",
+                hint="delete or rename it, or choose another namespace: in deploy:",
+            )
+        cluster.apply(one, dry_run=True)
+    return adopted
+
+
+def _seen(cluster: Cluster, namespace: str) -> bool:
+    """Whether a namespace is there; where we may not look, what is asked of it will tell."""
+    try:
+        return cluster.get("v1/Namespace", None, namespace) is not None
+    except Refused:
+        return True
 
 
 def difference(
@@ -75,11 +117,14 @@ def difference(
 ) -> list[Applied]:
     """What `apply` would do, by a dry run of the server; nothing is written."""
     found = []
-    fresh = cluster.get("v1/Namespace", None, namespace) is None
+    fresh = not _seen(cluster, namespace)
     for one in objects:
         kind, place, own = split(identity(one))
-        live = None if fresh and one["kind"] != "Namespace" else cluster.get(kind, place, own)
         words = f"{one['kind']} {own}"
+        if one["kind"] == "Namespace" and not fresh:
+            found.append(Applied(words, "unchanged"))  # its labels may be others' to set
+            continue
+        live = None if fresh else cluster.get(kind, place, own)
         if live is None:
             found.append(Applied(words, "created"))
             continue
@@ -103,17 +148,22 @@ def remove(
     """Delete all of an environment's objects; namespace and claims only with `everything`."""
     found = []
     known = _inventory(cluster, name, namespace)
+    left = []
     # Namespaces last: with one goes all that is in it.
     for key in sorted(known, key=lambda one: split(one)[0] in KEPT):
         kind, _, own = split(key)
         words = f"{kind.rpartition('/')[2]} {own}"
         if kind in KEPT and not everything:
             found.append(Applied(words, "kept"))
+            left.append(key)
             continue
         if _prune(cluster, key, everything=everything):
             found.append(Applied(words, "pruned"))
             report(f"{words} deleted")
-    cluster.delete("v1/ConfigMap", namespace, f"{name}-inventory")
+    if left:
+        _remember(cluster, name, namespace, left)  # for `--everything`, another day
+    elif not any(key.startswith("v1/Namespace ") for key in known) or not everything:
+        cluster.delete("v1/ConfigMap", namespace, f"{name}-inventory")
     return found
 
 
@@ -135,13 +185,13 @@ def split(key: str) -> tuple[str, str | None, str]:
 
 def _one(cluster: Cluster, wanted: Object) -> Applied:
     kind, namespace, name = split(identity(wanted))
-    before = cluster.get(kind, namespace, name)
     words = f"{wanted['kind']} {name}"
     try:
+        before = cluster.get(kind, namespace, name)
         after = cluster.apply(wanted)
     except Refused:
-        if kind == "v1/Namespace" and before is not None:
-            return Applied(words, "kept")  # it is there, and somebody else's to label
+        if kind == "v1/Namespace" and _seen(cluster, name):
+            return Applied(words, "kept")  # it is there, and somebody else's to look at or label
         raise
     if before is None:
         return Applied(words, "created")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from treadle.base.errors import TreadleError
+from treadle.base.errors import Refused, TreadleError
 from treadle.clients.kube import Cluster
 from treadle.deploy import manifest
 from treadle.deploy.manifest import Wanted
@@ -56,7 +56,12 @@ def look(cluster: Cluster, wanted: Wanted) -> list[Finding]:
 
 
 def _namespace(cluster: Cluster, wanted: Wanted) -> Finding:
-    if cluster.get("v1/Namespace", None, wanted.namespace) is not None:
+    try:
+        there = cluster.get("v1/Namespace", None, wanted.namespace) is not None
+    except Refused:
+        words = f"whether {wanted.namespace} is there may not be looked at by us: it is taken to be"
+        return Finding("namespace", "warning", words)
+    if there:
         return Finding("namespace", "ok", f"{wanted.namespace} is there")
     if cluster.may("create", "v1/Namespace", None):
         return Finding("namespace", "ok", f"{wanted.namespace} will be made")

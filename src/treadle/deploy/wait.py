@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from treadle.base.errors import Refused
+from treadle.base.errors import Refused, Unreachable
 from treadle.base.log import Report, silent
 from treadle.clients.kube import Cluster, Object
 
@@ -20,6 +20,8 @@ _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrI
 _BROKEN = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _LOG_LINES = 8
 _PATIENCE_S = 8.0
+_REVISION = "deployment.kubernetes.io/revision"
+_HASH = "pod-template-hash"
 
 
 def rolled_out(
@@ -37,18 +39,25 @@ def rolled_out(
     said = ""
     scheduled: set[str] = set()
     since: dict[str, float] = {}
+    words = ""
     while True:
-        live = cluster.get("apps/v1/Deployment", namespace, name)
-        if live is None:
-            raise Refused(f"Deployment {name} is gone from {namespace}", hint="treadle up again")
-        words, done = progress(live)
-        if done:
-            return
-        if words != said:
-            report(words)
-            said = words
-        _failed(cluster, live, namespace, scheduled, report)
-        _stuck(cluster, live, namespace, since, now())
+        try:
+            live = cluster.get("apps/v1/Deployment", namespace, name)
+            if live is None:
+                raise Refused(
+                    f"Deployment {name} is gone from {namespace}", hint="treadle up again"
+                )
+            words, done = progress(live)
+            if done:
+                return
+            if words != said:
+                report(words)
+                said = words
+            pods = _new_pods(cluster, live, namespace)
+            _failed(cluster, live, namespace, pods, scheduled, report)
+            _stuck(pods, since, now())
+        except Unreachable as error:  # an API server that restarts ends no roll-out
+            words = error.message
         if now() > until:
             left = "; ".join(sorted(scheduled))
             raise Refused(
@@ -76,26 +85,43 @@ def progress(live: Object) -> tuple[str, bool]:
     return f"{available} pods are ready", True
 
 
-def _failed(
-    cluster: Cluster, live: Object, namespace: str, scheduled: set[str], report: Report
-) -> None:
-    """Raise what will not mend itself; say what may."""
+def _new_pods(cluster: Cluster, live: Object, namespace: str) -> list[Object]:
+    """The pods of the template as it is now: what an older one's do is no reason to stop.
+
+    They belong to the ReplicaSet with the Deployment's own revision; none where there is none yet.
+    """
+    if (live.get("status") or {}).get("observedGeneration", 0) < live["metadata"].get(
+        "generation", 1
+    ):
+        return []
     selector = live["spec"]["selector"]["matchLabels"]
-    version = (live["spec"]["template"]["metadata"].get("labels") or {}).get(
-        "app.kubernetes.io/version"
-    )
-    for pod in cluster.list("v1/Pod", namespace, selector):
-        if (pod["metadata"].get("labels") or {}).get("app.kubernetes.io/version") != version:
-            continue
-        if pod["metadata"].get("deletionTimestamp"):
-            continue
+    number = (live["metadata"].get("annotations") or {}).get(_REVISION)
+    hashes = {
+        (one["metadata"].get("labels") or {}).get(_HASH)
+        for one in cluster.list("apps/v1/ReplicaSet", namespace, selector)
+        if (one["metadata"].get("annotations") or {}).get(_REVISION) == number
+    }
+    return [
+        pod
+        for pod in cluster.list("v1/Pod", namespace, selector)
+        if (pod["metadata"].get("labels") or {}).get(_HASH) in hashes
+        and not pod["metadata"].get("deletionTimestamp")
+    ]
+
+
+def _failed(
+    cluster: Cluster, live: Object, namespace: str, pods: list[Object], scheduled: set[str],
+    report: Report,
+) -> None:  # fmt: skip
+    """Raise what will not mend itself; say what may."""
+    for pod in pods:
         for condition in (pod.get("status") or {}).get("conditions") or []:
             if condition.get("reason") == "Unschedulable":
                 words = f"no node takes {pod['metadata']['name']}: {condition.get('message')}"
                 if words not in scheduled:
                     scheduled.add(words)
                     report(words, warning=True)
-        for state in (pod.get("status") or {}).get("containerStatuses") or []:
+        for state in _states(pod):
             _broken(cluster, namespace, pod, state)
     for condition in (live.get("status") or {}).get("conditions") or []:
         if condition.get("type") == "Progressing" and condition.get("status") == "False":
@@ -107,16 +133,20 @@ def _failed(
             )
 
 
-def _stuck(
-    cluster: Cluster, live: Object, namespace: str, since: dict[str, float], now: float
-) -> None:
+def _states(pod: Object) -> list[dict[str, Any]]:
+    status = pod.get("status") or {}
+    return [
+        *(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or []),
+    ]  # fmt: skip
+
+
+def _stuck(pods: list[Object], since: dict[str, float], now: float) -> None:
     """Raise what keeps a container from being made, once it has stayed so for a while: a node that
     has not seen a new ConfigMap yet says the same for a second."""
-    selector = live["spec"]["selector"]["matchLabels"]
-    for pod in cluster.list("v1/Pod", namespace, selector):
-        for state in (pod.get("status") or {}).get("containerStatuses") or []:
+    for pod in pods:
+        for state in _states(pod):
             waiting = (state.get("state") or {}).get("waiting") or {}
-            key = pod["metadata"]["name"]
+            key = f"{pod['metadata']['name']} ({state.get('name', 'container')})"
             if waiting.get("reason") not in _BROKEN:
                 since.pop(key, None)
             elif now - since.setdefault(key, now) > _PATIENCE_S:
@@ -138,9 +168,10 @@ def _broken(cluster: Cluster, namespace: str, pod: Object, state: dict[str, Any]
     )
     crashed = reason == "CrashLoopBackOff" or (state.get("restartCount", 0) >= 2 and not state.get("ready"))  # fmt: skip
     if crashed and ended:
-        lines = cluster.logs(namespace, name, _LOG_LINES, previous=True) or cluster.logs(
-            namespace, name, _LOG_LINES
-        )
+        told_by = str(state.get("name") or "")
+        lines = cluster.logs(
+            namespace, name, _LOG_LINES, previous=True, container=told_by
+        ) or cluster.logs(namespace, name, _LOG_LINES, container=told_by)
         told = "".join(f"\n  {line}" for line in lines[-_LOG_LINES:])
         raise Refused(
             f"{name} ends again and again (exit code {ended.get('exitCode')}, "
