@@ -411,7 +411,9 @@ def test_41_flipped_byte_in_the_model_keeps_a_pod_from_getting_ready(
 def test_29_context_that_does_not_exist_is_refused(make: Callable[..., Project]) -> None:
     project = make()
     project.edit("treadle.yaml", (f"context: {cluster.context()}", "context: elsewhere"))
-    assert "the context elsewhere cannot be used" in project("up", code=2).err
+    ran = project("up", code=2)
+    assert "is for the cluster of elsewhere" in ran.err
+    assert f"the current context is {cluster.context()}" in ran.err
 
 
 def test_doctor_names_what_the_cluster_lacks(project: Project) -> None:

@@ -292,6 +292,20 @@ class ApiCluster:
         raise TreadleError(f"{what}: {status} {said}")
 
 
+def current_context() -> str | None:
+    """The kubeconfig's current context; None where it has none (within a cluster, say)."""
+    try:
+        from lightkube.config.kubeconfig import KubeConfig
+        from lightkube.core.exceptions import ConfigError
+        from yaml import YAMLError
+    except ImportError:
+        raise MissingExtra("lightkube", "kubernetes", "a Kubernetes environment") from None
+    try:
+        return KubeConfig.from_env().current_context
+    except (ConfigError, OSError, YAMLError, KeyError, TypeError) as error:
+        raise _unusable("that is current", error) from None
+
+
 def _unusable(context: str, error: Exception) -> UsageError:
     said = str(error) or type(error).__name__
     return UsageError(

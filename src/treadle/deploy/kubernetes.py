@@ -159,7 +159,9 @@ def roll_out(
 
     env_folder.mkdir(parents=True, exist_ok=True)
     started = clock.text(clock.now())
-    cluster = cluster or cluster_of(context)
+    if cluster is None:
+        _confirm(context, wanted.environment)
+        cluster = cluster_of(context)
     kinds = sorted(cluster.kinds() & {"ServiceMonitor"})
     for words in manifest.left_out(kinds):
         report(words, detail=True)
@@ -210,6 +212,18 @@ def roll_out(
     )  # fmt: skip
 
 
+def _confirm(context: str, environment: str) -> None:
+    """UsageError where a person looks at another cluster than the one that would be written to."""
+    from treadle.clients.kube import current_context
+
+    current = current_context()
+    if current not in (None, context):
+        raise UsageError(
+            f"{environment} is for the cluster of {context}, and the current context is {current}",
+            hint=f"kubectl config use-context {context}, if that is what you mean",
+        )
+
+
 def _take_back(
     cluster: Cluster, wanted: Wanted, before: Sequence[dict[str, Any]], report: Report
 ) -> str:
@@ -236,7 +250,9 @@ def stop(
     known = supervision.read(env_folder / STATE, Deployed)
     if known is None:
         return False
-    cluster = cluster or cluster_of(known.context)
+    if cluster is None:
+        _confirm(known.context, "this environment")
+        cluster = cluster_of(known.context)
     found = apply.remove(cluster, known.name, known.namespace, everything=everything, report=report)
     supervision.write(env_folder / STATE, replace(known, release=0, rolling=0))
     return any(one.action == "pruned" for one in found)
