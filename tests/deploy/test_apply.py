@@ -15,6 +15,7 @@ from treadle.deploy import apply, kubernetes, manifest, preflight, wait
 from treadle.deploy.manifest import Wanted
 
 WANTED = Wanted("flights", "production", "flights", f"r.io/flights@sha256:{'a' * 64}", f"sha256:{'a' * 64}", 1, f"sha256:{'b' * 64}")  # fmt: skip
+SCALED = dataclasses.replace(WANTED, most=4)
 NAME = "flights-production"
 REVISION = "deployment.kubernetes.io/revision"
 
@@ -90,11 +91,10 @@ def test_difference_says_what_would_be_and_writes_nothing() -> None:
 
 def test_24_only_what_is_in_the_inventory_and_ours_is_pruned() -> None:
     cluster = MemoryCluster(healthy)
-    apply.apply(cluster, manifest.render(WANTED), NAME, "flights")
+    apply.apply(cluster, manifest.render(SCALED), NAME, "flights")
     stranger = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine", "namespace": "flights", "labels": {"app.kubernetes.io/managed-by": "treadle"}}, "data": {"a": "1"}}  # fmt: skip
     cluster.apply(stranger, manager="me")
-    less = dataclasses.replace(WANTED, least=1)
-    found = actions(apply.apply(cluster, manifest.render(less), NAME, "flights"))
+    found = actions(apply.apply(cluster, manifest.render(WANTED), NAME, "flights"))
     assert found["PodDisruptionBudget flights-production"] == "pruned"
     assert cluster.get("v1/ConfigMap", "flights", "mine") is not None
     assert cluster.get("policy/v1/PodDisruptionBudget", "flights", NAME) is None
@@ -102,11 +102,11 @@ def test_24_only_what_is_in_the_inventory_and_ours_is_pruned() -> None:
 
 def test_what_is_not_ours_any_more_is_not_pruned() -> None:
     cluster = MemoryCluster(healthy)
-    apply.apply(cluster, manifest.render(WANTED), NAME, "flights")
+    apply.apply(cluster, manifest.render(SCALED), NAME, "flights")
     cluster.objects["policy/v1/PodDisruptionBudget", "flights", NAME]["metadata"]["labels"][
         "app.kubernetes.io/managed-by"
     ] = "argo"
-    apply.apply(cluster, manifest.render(dataclasses.replace(WANTED, least=1)), NAME, "flights")
+    apply.apply(cluster, manifest.render(WANTED), NAME, "flights")
     assert cluster.get("policy/v1/PodDisruptionBudget", "flights", NAME) is not None
 
 

@@ -122,9 +122,18 @@ def test_10_no_replicas_where_an_autoscaler_decides() -> None:
     assert objects(FIXED, "HorizontalPodAutoscaler") == []
 
 
-def test_11_budget_only_for_two_or_more_and_it_lets_a_node_be_drained() -> None:
-    assert objects(dataclasses.replace(FIXED, least=1), "PodDisruptionBudget") == []
-    (one,) = objects(FIXED, "PodDisruptionBudget")
+def test_environments_of_a_project_with_a_long_name_stay_apart() -> None:
+    names = {
+        dataclasses.replace(FIXED, project="p" * 60, environment=environment).name
+        for environment in ("staging", "production")
+    }
+    assert len(names) == 2
+    assert all(len(name) <= 50 for name in names)
+
+
+def test_11_budget_with_an_autoscaler_and_it_lets_a_node_be_drained() -> None:
+    assert objects(FIXED, "PodDisruptionBudget") == []
+    (one,) = objects(RANGE, "PodDisruptionBudget")
     assert one["spec"]["maxUnavailable"] == 1
 
 

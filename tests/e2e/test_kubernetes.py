@@ -212,7 +212,7 @@ def test_render_is_what_is_live_and_writes_a_file_for_each_object(
     project: Project, tmp_path: Path
 ) -> None:
     files = project("render", "--output", str(tmp_path / "gitops"), "--json").json["files"]
-    assert len(files) == 8
+    assert len(files) == 7
     done = subprocess.run(
         [
             "kubectl",
@@ -241,22 +241,29 @@ def test_22_field_that_somebody_else_set_is_reported_and_not_forced(project: Pro
     assert live(project)["spec"]["replicas"] == 3
 
 
-def test_24_what_is_not_wanted_any_more_is_pruned_and_a_claim_is_not(project: Project) -> None:
+def test_24_what_is_not_wanted_any_more_is_pruned_and_a_claim_is_not(
+    make: Callable[..., Project],
+) -> None:
+    project = make(", replicas: 2..3")
+    project("up")
+    assert kubectl("get", "pdb,hpa", "-n", project.namespace, "-o", "name").count("houses") == 2
     claim = {
         "apiVersion": "v1", "kind": "PersistentVolumeClaim",
         "metadata": {"name": "mine", "namespace": project.namespace},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}},
     }  # fmt: skip
     kubectl("apply", "-f", "-", document=claim)
-    project.edit("treadle.yaml", ("cpu: 50m", "replicas: 1, cpu: 50m"))
+    project.edit("treadle.yaml", ("replicas: 2..3", "replicas: 1"))
     project("up")
-    assert kubectl("get", "pdb", "-n", project.namespace, "-o", "name") == ""
+    assert kubectl("get", "pdb,hpa", "-n", project.namespace, "-o", "name") == ""
     assert live(project)["spec"]["replicas"] == 1
     out = project("down").out
     assert "is down" in out
     left = kubectl("get", "all,configmap,pvc", "-n", project.namespace, "-o", "name").split()
     assert "persistentvolumeclaim/mine" in left
-    assert not [one for one in left if "houses" in one and "pod/" not in one]
+    assert not [
+        one for one in left if "houses" in one and "pod/" not in one and "inventory" not in one
+    ]
     project("down", "--everything")
 
 

@@ -148,6 +148,17 @@ def test_anchors_merge_keys_and_lists_of_objects_are_read() -> None:
     assert found(merged) == []
 
 
+@pytest.mark.parametrize("value", ["yes", "on", "Off", "012"])
+def test_text_that_kubectl_takes_for_something_else_is_named(value: str) -> None:
+    assert "expected text" in one(POD.replace("{app: web}", f"{{app: {value}}}")).words
+
+
+def test_aliases_that_unfold_without_an_end_are_named() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    assert "unfold too far" in one("\n".join(lines)).words
+
+
 WORDS = st.sampled_from(
     ["apiVersion: v1", "kind: Pod", "metadata:", "  name: a", "spec:", "  containers:", "    - name: x", "\t", "---", "&a", "*a", "{", "}", "- ", ": ", "'", '"', "|", "? ", "<<: *a", "%YAML 1.1", "\x00", "é"]
 )  # fmt: skip

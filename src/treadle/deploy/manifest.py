@@ -68,7 +68,11 @@ class Wanted:
     @property
     def name(self) -> str:
         """Of every object: the project and the environment."""
-        return f"{self.project}-{self.environment}".replace("_", "-").lower()[:50].strip("-")
+        whole = f"{self.project}-{self.environment}".replace("_", "-").lower().strip("-")
+        if len(whole) <= 50:
+            return whole
+        # Cut, two environments of a project with a long name would be one.
+        return f"{whole[:41].strip('-')}-{digest(whole)[7:15]}"
 
 
 def replicas(text: int | str) -> tuple[int, int | None]:
@@ -102,7 +106,6 @@ def render(wanted: Wanted, *, kinds: Sequence[str] = ()) -> list[dict[str, Any]]
     ]
     if wanted.most is not None:
         found.append(_autoscaler(wanted))
-    if wanted.least >= 2:
         found.append(_budget(wanted))
     if "ServiceMonitor" in kinds:
         found.append(_monitor(wanted))

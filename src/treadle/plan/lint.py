@@ -21,6 +21,9 @@ _TYPES = {
     "object": "a mapping", "array": "a list",
 }  # fmt: skip
 _MOST_CHARACTERS = 5_000_000
+_MOST_NODES = 300_000
+_BOOLEANS = frozenset({"yes", "no", "on", "off"})
+"""What kubectl's YAML 1.1 takes for a boolean, where it stands without quotes."""
 Path = tuple[str | int, ...]
 
 
@@ -95,6 +98,7 @@ class _Checker:
     def __init__(self, schemas: Schemas) -> None:
         self.schemas = schemas
         self.findings: list[Finding] = []
+        self.nodes = 0
 
     def say(
         self, file: str, text: str, start: int, end: int, path: Path, words: str, hint: str
@@ -161,12 +165,21 @@ class _Checker:
         try:
             return self._node(root, offset, name, text, 0)
         except RecursionError:
-            self.say(name, text, offset, offset + 1, (), "it is nested too deeply", "")
+            self.say(
+                name,
+                text,
+                offset,
+                offset + 1,
+                (),
+                "it is nested too deeply, or its aliases unfold too far",
+                "",
+            )
             return None
 
     def _node(self, node: Any, offset: int, name: str, text: str, depth: int) -> Node:
-        if depth > 100:
-            raise RecursionError
+        self.nodes += 1
+        if depth > 100 or self.nodes > _MOST_NODES:
+            raise RecursionError  # aliases of aliases unfold without an end
         start, end = offset + node.start_mark.index, offset + node.end_mark.index
         if node.id == "mapping":
             entries: dict[str, Node] = {}
@@ -405,10 +418,14 @@ def _scalar(node: Any) -> Any:
     if node.style is not None:
         return node.value
     tag = str(node.tag).rpartition(":")[2]
+    if node.value.lower() in _BOOLEANS:
+        return node.value.lower() in ("yes", "on")
+    if re.fullmatch(r"[-+]?0[0-7]+", node.value):
+        return int(node.value, 8)
     if tag == "null":
         return None
     if tag == "bool":
-        return node.value.lower() in ("true", "yes", "on", "y")
+        return node.value.lower() == "true"
     try:
         if tag == "int":
             return int(node.value.replace("_", ""), 0)
