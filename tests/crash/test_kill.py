@@ -24,6 +24,7 @@ COMMITS = 17
 """How often a first `up` commits; a test below counts them."""
 NOT_IN_FIRST_UP = {
     "deploy.swapped",  # a second release
+    "kubernetes.applied",  # on a cluster: tests/e2e/test_kubernetes.py
     "gc.delete",
     "monitor.stored",
     "recorder.spawn.before",
