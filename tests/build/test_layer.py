@@ -202,3 +202,18 @@ def test_streamed_layer_is_read_again_as_often_as_it_is_asked_for(tmp_path: Path
         with blob.open() as stream:
             assert hashlib.file_digest(stream, "sha256").hexdigest() == blob.digest[7:]
     assert blob.diff_id == blob.digest
+
+
+@pytest.mark.parametrize("after", [b"moDel", b"mod", b"model and more"])
+def test_streamed_layer_whose_file_changed_before_it_was_sent_is_noticed(
+    tmp_path: Path, after: bytes
+) -> None:
+    (tmp_path / "m").write_bytes(b"model")
+    blob = layer.streamed(layer.folder_entries(tmp_path, ["m"], "/models"), "the model")
+    (tmp_path / "m").write_bytes(after)
+    sent = b""
+    with pytest.raises(StateCorrupt, match="the model is not what was described"):
+        with blob.open() as stream:
+            while piece := stream.read(1024):
+                sent += piece
+    assert len(sent) < blob.size_bytes

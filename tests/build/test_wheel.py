@@ -44,6 +44,11 @@ def make(folder: Path, files: dict[str, bytes] = FILES, name: str = "shop") -> t
     return Wheel(name, "1.0", path.name, hashlib.sha256(data).hexdigest(), len(data)), path
 
 
+def described(path: Path) -> Wheel:
+    data = path.read_bytes()
+    return Wheel("shop", "1.0", path.name, hashlib.sha256(data).hexdigest(), len(data))
+
+
 def names(found: list) -> set[str]:
     return {entry.path for entry in found}
 
@@ -96,6 +101,18 @@ def test_bytecode_is_equal_from_two_processes_with_other_seeds_and_places(tmp_pa
     assert found.pop().count("cpython") == 3
 
 
+def test_bytecode_is_compiled_under_a_fixed_hash_seed() -> None:
+    command = [*bytecode.COMMAND, "-c", "print(hash('seed'))"]
+    found = {subprocess.check_output(command, env=bytecode.ENVIRONMENT) for _ in range(3)}
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("source", [b"-" * 100_000 + b"1", b"a\0", b"\xff", b"a" + b".b" * 100_000])
+def test_module_that_no_compiler_takes_stays_without_bytecode(source: bytes) -> None:
+    made = bytecode.compiled({"opt/bad.py": source, "opt/good.py": b"x = 1"})
+    assert [name.rpartition("/")[2].partition(".")[0] for name in made] == ["good"]
+
+
 def test_bytecode_is_made_only_by_the_same_minor_version() -> None:
     assert bytecode.possible(HERE)
     assert not bytecode.possible("3.8")
@@ -128,7 +145,41 @@ def test_file_that_two_wheels_bring_is_that_of_the_later_name(tmp_path: Path) ->
     b = make(tmp_path, {"tests/__init__.py": b"b = 1"}, "bbb")
     for order in ([a, b], [b, a]):
         (entry,) = wheel.located([w for w, _ in order], dict(order), UNDER, None)
-        assert entry.source == b"b = 1"
+        assert entry.open().read() == b"b = 1"
+
+
+def test_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "shop-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("shop.py", b"x = 1")
+        archive.writestr("shop.py", b"x = 2")
+    with pytest.raises(Refused, match="shop.py twice"):
+        wheel.entries(described(path), path, UNDER, python=None)
+
+
+def test_wheel_that_unpacks_to_a_multiple_of_its_size_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "shop-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(200):
+            archive.writestr(f"shop/{number}.py", bytes(1 << 20))
+    with pytest.raises(Refused, match="which no wheel does"):
+        wheel.entries(described(path), path, UNDER, python=HERE)
+
+
+def test_broken_member_is_named(tmp_path: Path) -> None:
+    path = make(tmp_path, {"shop/data.bin": b"some content of a member"})[1]
+    path.write_bytes(path.read_bytes().replace(b"some content", b"some c0ntent", 1))
+    (entry,) = wheel.entries(described(path), path, UNDER, python=None)
+    with pytest.raises(Refused, match=r"shop/data.bin in shop-1.0-.* cannot be unpacked"):
+        TarStream([entry]).read()
+
+
+def test_folder_that_is_only_called_data_is_a_package(tmp_path: Path) -> None:
+    one, path = make(
+        tmp_path, {"tables.data/x.txt": b"", "shop-1.0.dist-info/METADATA": b"Name: shop\n"}
+    )
+    found = names(wheel.entries(one, path, UNDER, python=None))
+    assert "opt/treadle/site-packages/tables.data/x.txt" in found
 
 
 WHEELS = st.lists(

@@ -7,15 +7,16 @@ Source: OCI image specification 1.1 (descriptor.md, manifest.md, config.md, laye
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 from treadle.base.digest import digest as digest_of
 from treadle.base.digest import digest_bytes
-from treadle.base.errors import UsageError
+from treadle.base.errors import StateCorrupt, UsageError
 
 Purpose = Literal["serve", "train", "hub"]
 
@@ -125,6 +126,52 @@ class Blob:
     ) -> Blob:
         """A file that has been hashed."""
         return cls(descriptor, lambda: open(path, "rb"), diff_id, title)
+
+
+class Verified(io.RawIOBase):
+    """A stream held to what was described, as long as it is read from its beginning on: its last
+    bytes are given only if all were right. StateCorrupt otherwise; `damaged` is called before."""
+
+    def __init__(
+        self, source: BinaryIO, described: Descriptor, title: str, damaged: Callable[[], None]
+    ) -> None:
+        self._source, self._described, self._title = source, described, title
+        self._damaged = damaged
+        self._hash, self._seen, self._whole = hashlib.sha256(), 0, True
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """The next bytes; 0 at the end."""
+        got = cast("int", self._source.readinto(buffer))  # type: ignore[attr-defined]
+        if not self._whole:
+            return got
+        self._hash.update(memoryview(buffer)[:got])
+        self._seen += got
+        size = self._described.size_bytes
+        if self._seen >= size or (not got and len(buffer)):
+            digest = f"sha256:{self._hash.hexdigest()}"
+            if self._seen != size or digest != self._described.digest:
+                self._damaged()
+                raise StateCorrupt(
+                    f"{self._title} is not what was described: {self._seen} of {size} bytes, "
+                    f"digest {digest[:19]}… instead of {self._described.digest[:19]}…",
+                    hint="run the command again: it is made anew",
+                )
+        return got
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As the source can; who begins in the middle must check the whole."""
+        place = self._source.seek(offset, whence)
+        self._whole = False
+        return place
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()
+        super().close()
 
 
 @dataclass(frozen=True)

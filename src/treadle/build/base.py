@@ -6,20 +6,22 @@ they are streamed once, and what was found is remembered by the base's digest.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-from treadle.base.errors import MissingExtra, Refused
+from treadle.base.errors import MissingExtra, Refused, StateCorrupt
 from treadle.base.image import LAYER_TAR, LAYER_ZSTD, Blob
 
 _BINARY = re.compile(r"((?:usr/|usr/local/|opt/[^/]+/|)bin)/python3\.(\d+)")
 _LIBRARY = re.compile(
-    r"((?:usr/|usr/local/|opt/[^/]+/|)lib)/python3\.(\d+)/(os\.py|json/__init__\.py)"
+    r"((?:usr/|usr/local/|opt/[^/]+/|)lib(?:64)?)/python3\.(\d+)/(os\.py|json/__init__\.py)"
 )
 
 
@@ -43,12 +45,18 @@ class Found:
 
 
 def told(config: Mapping[str, Any]) -> Found | None:
-    """What the configuration alone says, or None."""
+    """What the configuration alone says, or None.
+
+    An image made of Alpine says the same and is built on musl: there its layers are asked.
+    """
     variables = dict(
         item.partition("=")[::2] for item in (config.get("config") or {}).get("Env") or []
     )
     version = re.fullmatch(r"(3\.\d+)\.\d+\S*", variables.get("PYTHON_VERSION", ""))
     if version is None or "/usr/local/bin" not in variables.get("PATH", ""):
+        return None
+    steps = (str(entry.get("created_by", "")) for entry in config.get("history") or [])
+    if any("alpine" in step or "apk add" in step for step in steps):
         return None
     return Found((Interpreter(version[1], f"/usr/local/bin/python{version[1]}"),))
 
@@ -73,9 +81,11 @@ def scanned(layers: Sequence[Blob]) -> Found:
         match = _BINARY.fullmatch(name)
         if match is None:
             continue
-        library = f"{match[1].removesuffix('bin')}lib/python3.{match[2]}"
-        if {f"{library}/os.py", f"{library}/json/__init__.py"} <= names:
-            found.append(Interpreter(f"3.{match[2]}", f"/{name}"))
+        for lib in ("lib", "lib64"):  # Fedora and its kin have the library in lib64
+            library = f"{match[1].removesuffix('bin')}{lib}/python3.{match[2]}"
+            if {f"{library}/os.py", f"{library}/json/__init__.py"} <= names:
+                found.append(Interpreter(f"3.{match[2]}", f"/{name}"))
+                break
     return Found(tuple(found), musl)
 
 
@@ -107,7 +117,7 @@ def _names(layer: Blob) -> tuple[set[str], set[str], set[str]]:
     added: set[str] = set()
     gone: set[str] = set()
     opaque: set[str] = set()
-    with layer.open() as raw:
+    with layer.open() as raw, _readable(layer):
         stream = _uncompressed(raw, layer)
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
@@ -122,6 +132,17 @@ def _names(layer: Blob) -> tuple[set[str], set[str], set[str]]:
         while raw.read(1 << 20):
             pass  # to its end, where the digest is checked
     return added, gone, opaque
+
+
+@contextlib.contextmanager
+def _readable(layer: Blob) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise StateCorrupt(
+            f"{layer.title or layer.digest} is no layer that can be read: {error}",
+            hint="choose another base, or have this one stored anew",
+        ) from None
 
 
 def _uncompressed(raw: BinaryIO, layer: Blob) -> BinaryIO:

@@ -18,6 +18,9 @@ from collections.abc import Mapping
 from treadle.base.errors import TreadleError
 
 _LENGTH = struct.Struct(">I")
+COMMAND = (sys.executable, "-B", "-P", "-S", "-s")
+"""Not -I: with it Python ignores PYTHONHASHSEED too."""
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C", "PATH": ""}
 PROGRAM = r"""
 import struct, sys, warnings
 from importlib._bootstrap_external import _code_to_hash_pyc
@@ -32,7 +35,7 @@ for _ in range(length.unpack(take.read(4))[0]):
     try:
         code = compile(source, "/" + name, "exec", dont_inherit=True, optimize=0)
         data = bytes(_code_to_hash_pyc(code, source_hash(source), False))
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         data = b""
     give.write(length.pack(len(data)) + data)
 """
@@ -62,9 +65,8 @@ def compiled(sources: Mapping[str, bytes]) -> dict[str, bytes]:
         text = name.encode()
         sent += [_LENGTH.pack(len(text)), text, _LENGTH.pack(len(sources[name])), sources[name]]
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", PROGRAM],
-        input=b"".join(sent), capture_output=True, check=False,
-        env={"PYTHONHASHSEED": "0", "LC_ALL": "C", "PATH": ""},
+        [*COMMAND, "-c", PROGRAM], input=b"".join(sent), capture_output=True, check=False,
+        cwd="/", env=ENVIRONMENT,
     )  # fmt: skip
     if done.returncode != 0:
         raise TreadleError(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from treadle.base.digest import digest_file
 from treadle.base.errors import UsageError
+from treadle.base.image import Platform
 from treadle.build import bytecode
 from treadle.build.layer import Entry
 
@@ -22,8 +23,13 @@ _LEFT = re.compile(
 )
 
 
-def files(root: Path, python: str) -> dict[str, Path]:
-    """Relative path → file of an interpreter and its library. UsageError: that is none."""
+_MACHINES = {0x3E: "linux/amd64", 0xB7: "linux/arm64"}
+"""e_machine of ELF."""
+
+
+def files(root: Path, python: str, platform: Platform) -> dict[str, Path]:
+    """Relative path → file of an interpreter and its library. UsageError: that is none, or one
+    for another platform."""
     root = root.resolve()
     binary = root / "bin" / f"python{python}"
     library = root / "lib" / f"python{python}"
@@ -31,6 +37,16 @@ def files(root: Path, python: str) -> dict[str, Path]:
         raise UsageError(
             f"{root} holds no Python {python}: bin/python{python} or lib/python{python} is missing",
             hint="`uv python install` fetches one; name its folder in build: {interpreter: PATH}",
+        )
+    with open(binary, "rb") as file:
+        head = file.read(20)
+    runs_on = (
+        _MACHINES.get(int.from_bytes(head[18:20], "little")) if head[:4] == b"\x7fELF" else None
+    )
+    if runs_on != str(platform):
+        raise UsageError(
+            f"{binary} is no program for {platform}, but for {runs_on or 'another system'}",
+            hint="python-build-standalone has a Python for every platform: unpack that one",
         )
     found = {f"bin/python{python}": binary}
     for path in _walk(library):

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, cast
 
 from treadle.base.digest import CHUNK_BYTES
 from treadle.base.errors import Refused, StateCorrupt, UsageError
-from treadle.base.image import LAYER_GZIP, LAYER_TAR, Blob, Descriptor
+from treadle.base.image import LAYER_GZIP, LAYER_TAR, Blob, Descriptor, Verified
 
 Source = Path | bytes | Callable[[], BinaryIO]
 BLOCK = 512
@@ -274,13 +274,18 @@ def streamed(entries: Sequence[Entry], title: str, *, epoch: int = 0) -> Blob:
 def described(
     entries: Sequence[Entry], digest: str, size_bytes: int, title: str, *, epoch: int = 0
 ) -> Blob:
-    """The streamed layer of some entries whose digest is known already."""
+    """The streamed layer of some entries whose digest is known already.
+
+    Its files may change until they are sent: a stream of other bytes raises StateCorrupt.
+    """
     entries = tuple(entries)
-    return Blob(
-        Descriptor(LAYER_TAR, digest, size_bytes),
-        lambda: cast("BinaryIO", TarStream(entries, epoch=epoch)),
-        digest, title,
-    )  # fmt: skip
+    found = Descriptor(LAYER_TAR, digest, size_bytes)
+
+    def opened() -> BinaryIO:
+        tar = cast("BinaryIO", TarStream(entries, epoch=epoch))
+        return cast("BinaryIO", Verified(tar, found, title, lambda: None))
+
+    return Blob(found, opened, digest, title)
 
 
 @dataclass(frozen=True)
@@ -317,6 +322,7 @@ def write(
 
 def together(work: Sequence[Callable[[], Blob]], *, processors: int | None = None) -> list[Blob]:
     """Make several layers at once: compressing and hashing leave the interpreter to others."""
-    number = processors or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    number = processors or here or 1
     with ThreadPoolExecutor(max(1, min(number, len(work) or 1))) as pool:
         return [future.result() for future in [pool.submit(one) for one in work]]

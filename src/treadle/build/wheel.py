@@ -10,11 +10,14 @@ Source: the binary distribution format (packaging.python.org), PEP 427.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from treadle.base.digest import digest
 from treadle.base.errors import Refused, StateCorrupt
@@ -33,6 +36,10 @@ TESTED = frozenset({"numpy", "scipy", "scikit-learn", "pandas", "joblib", "skops
 Of others the tests stay: somebody's may be a module that is used."""
 _MOST_BYTES = 20 << 30
 """More than any wheel holds: a file that unpacks to more is an attack or a mistake."""
+_MOST_TIMES = 100
+"""A wheel unpacks to at most so many times its size, and 64 MiB: text packs to a tenth."""
+_MOST_SOURCE_BYTES = 16 << 20
+"""A module above this is data in disguise; it is copied and not compiled."""
 
 
 def entries(wheel: Wheel, path: Path, under: str, *, python: str | None) -> list[Entry]:
@@ -47,41 +54,87 @@ def entries(wheel: Wheel, path: Path, under: str, *, python: str | None) -> list
         raise Refused(f"{wheel.filename} is no wheel: no zip file") from None
     root = under.strip("/")
     prefix = root.rpartition("/")[0]
-    found: list[Entry] = []
+    own = _own_data(archive)
+    found: dict[str, Entry] = {}
     sources: dict[str, bytes] = {}
-    with archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
-        if sum(member.file_size for member in members) > _MOST_BYTES:
-            raise Refused(f"{wheel.filename} unpacks to more than {_MOST_BYTES >> 30} GiB")
-        for member in members:
-            name = _placed(member.filename, root, prefix)
-            if name is None or (wheel.name in TESTED and "/tests/" in member.filename):
-                continue
-            runs = bool((member.external_attr >> 16) & 0o100)
-            if member.file_size < 1 << 20 or (python and name.endswith(".py")):
-                data = archive.read(member)
-                found.append(Entry(name, data, executable=runs))
-                if name.endswith(".py"):
-                    sources[name] = data
-            else:
-                found.append(
-                    Entry(name, _opener(path, member.filename), runs, size=member.file_size)
-                )
-    if python is not None:
-        present = {entry.path for entry in found}
-        made = bytecode.compiled(sources)
-        found += [Entry(name, data) for name, data in made.items() if name not in present]
-    return found
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    _bounded(wheel, path, members)
+    for member in members:
+        name = _placed(member.filename, root, prefix, own)
+        if name is None or (wheel.name in TESTED and "/tests/" in member.filename):
+            continue
+        if name in found:
+            raise Refused(
+                f"{wheel.filename} holds {name} twice: which one is meant, it does not say",
+                hint="tell its authors; another version of the package may do",
+            )
+        runs = bool((member.external_attr >> 16) & 0o100)
+        content = _opener(wheel, archive, member)
+        found[name] = Entry(name, content, executable=runs, size=member.file_size)
+        if python and name.endswith(".py") and member.file_size <= _MOST_SOURCE_BYTES:
+            with content() as source:
+                sources[name] = source.read()
+            found[name] = Entry(name, sources[name], executable=runs)
+    made = bytecode.compiled(sources) if python is not None else {}
+    for name, data in made.items():
+        found.setdefault(name, Entry(name, data))
+    return list(found.values())
 
 
-def _opener(path: Path, name: str) -> Callable[[], BinaryIO]:
-    """Opens one member of a zip file; the file is closed with the member."""
+def _bounded(wheel: Wheel, path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Nothing is unpacked before this; later no member gives more than it says here."""
+    whole = sum(member.file_size for member in members)
+    packed = path.stat().st_size
+    most = min(_MOST_BYTES, _MOST_TIMES * packed + (64 << 20))
+    if whole > most or sum(member.compress_size for member in members) > packed:
+        raise Refused(
+            f"{wheel.filename} has {packed} bytes and unpacks to {whole}, which no wheel does",
+            hint="tell its authors; another version of the package may do",
+        )
+
+
+def _opener(
+    wheel: Wheel, archive: zipfile.ZipFile, member: zipfile.ZipInfo
+) -> Callable[[], BinaryIO]:
+    """Opens one member; the archive is closed when no entry needs it any more."""
 
     def opened() -> BinaryIO:
-        with zipfile.ZipFile(path) as archive:  # an open member keeps the file open
-            return cast("BinaryIO", archive.open(name))
+        with _said(wheel, member.filename):
+            return cast("BinaryIO", _Member(wheel, archive.open(member)))
 
     return opened
+
+
+class _Member(io.RawIOBase):
+    """A member of a wheel, with errors that name both."""
+
+    def __init__(self, wheel: Wheel, source: IO[bytes]) -> None:
+        self._wheel, self._source = wheel, source
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _said(self._wheel, self._source.name):
+            data = self._source.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
+
+@contextlib.contextmanager
+def _said(wheel: Wheel, member: str) -> Iterator[None]:
+    """Turns what a broken, encrypted or oddly packed member raises into Refused."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise Refused(
+            f"{member} in {wheel.filename} cannot be unpacked: {error}",
+            hint="tell its authors; another version of the package may do",
+        ) from None
 
 
 def _verify(wheel: Wheel, path: Path) -> None:
@@ -96,10 +149,17 @@ def _verify(wheel: Wheel, path: Path) -> None:
         )
 
 
-def _placed(name: str, root: str, prefix: str) -> str | None:
+def _own_data(archive: zipfile.ZipFile) -> str:
+    """The folder of what does not go to site-packages, `NAME-VERSION.data`."""
+    heads = {name.partition("/")[0] for name in archive.namelist() if "/" in name}
+    infos = sorted(head for head in heads if head.endswith(".dist-info"))
+    return f"{infos[0].removesuffix('.dist-info')}.data" if infos else ""
+
+
+def _placed(name: str, root: str, prefix: str, own: str) -> str | None:
     """Where a member of a wheel goes, or None where it is not wanted."""
     head, _, rest = name.partition("/")
-    if not head.endswith(".data"):
+    if head != own:
         return f"{root}/{name}"
     kind, _, path = rest.partition("/")
     if kind in ("purelib", "platlib"):

@@ -13,10 +13,10 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from treadle.base.digest import digest_file
-from treadle.base.image import Blob, Descriptor
+from treadle.base.image import Blob, Descriptor, Verified
 from treadle.clients.files import disk_errors
 
 
@@ -64,18 +64,26 @@ class Cache:
             file.write(json.dumps(value, sort_keys=True).encode())
 
     def layer(self, key: str, title: str) -> Blob | None:
-        """The layer made for `key`, if it is here in its full size; nothing of it is read."""
-        told = self.get("layers", key)
-        if told is None:
-            return None
-        place = self._blob(told["digest"])
+        """The layer made for `key`, if it is here in its full size; nothing of it is read.
+
+        Who reads it and finds other bytes than its digest's has a StateCorrupt, and the layer is
+        forgotten, so that the next build makes it anew.
+        """
+        told: Any = self.get("layers", key)
         try:
-            if place.stat().st_size != told["size"]:
+            found = Descriptor(told["media_type"], told["digest"], told["size"])
+            diff_id = str(told["diff_id"])
+            place = self._blob(found.digest)
+            if place.stat().st_size != found.size_bytes:
                 return None
-        except OSError:
+        except (OSError, TypeError, KeyError, AttributeError):
             return None
-        found = Descriptor(told["media_type"], told["digest"], told["size"])
-        return Blob.of_file(place, found, diff_id=told["diff_id"], title=title)
+
+        def opened() -> BinaryIO:
+            file = open(place, "rb")  # noqa: SIM115 - closed by the reader
+            return cast("BinaryIO", Verified(file, found, title, _forget(place)))
+
+        return Blob(found, opened, diff_id, title)
 
     def keep_layer(
         self,
@@ -87,6 +95,7 @@ class Cache:
         """Have a layer written (it gives digest, diff_id and bytes) and keep it under `key`."""
         waiting = self.folder / "layers" / "blobs" / f"incoming-{secrets.token_hex(8)}"
         with arriving(waiting) as file:
+            _sweep(waiting.parent, os.fstat(file.fileno()).st_mtime)
             digest, diff_id, size = write(file)
         os.replace(waiting, self._blob(digest))
         self.put(
@@ -113,3 +122,16 @@ class Cache:
 
     def _blob(self, digest: str) -> Path:
         return self.folder / "layers" / "blobs" / digest.removeprefix("sha256:")
+
+
+def _forget(place: Path) -> Callable[[], None]:
+    return lambda: place.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path, now: float) -> None:
+    """Delete what writers that were killed left behind; nobody writes one layer for a day."""
+    for name in os.listdir(folder):
+        if name.startswith((".", "incoming-")):
+            with contextlib.suppress(OSError):
+                if os.stat(folder / name).st_mtime < now - 86400:
+                    os.unlink(folder / name)

@@ -329,7 +329,7 @@ class Maker:
             # One that was built with a shared libpython looks for it where it was installed.
             own = {"LD_LIBRARY_PATH": f"{images.ROOT}/python/lib"}
             process = replace(process, environment={**process.environment, **own})
-            part, maker = self._own_interpreter()
+            part, maker = self._own_interpreter(platform)
             parts.append(part)
             makers.append(maker)
             path = f"{images.ROOT}/python/bin/python{self.python}"
@@ -441,14 +441,14 @@ class Maker:
             key, "treadle", lambda: runtime.entries(sources, under, self.python, path)
         )
 
-    def _own_interpreter(self) -> tuple[Part, Callable[[], Blob]]:
+    def _own_interpreter(self, platform: Platform) -> tuple[Part, Callable[[], Blob]]:
         from treadle.build import interpreter
 
         assert self.section.interpreter is not None
         root = Path(self.section.interpreter).expanduser()
         if self.folder is not None:
             root = self.folder / root
-        files = interpreter.files(root, self.python)
+        files = interpreter.files(root, self.python, platform)
         told = interpreter.content(files)
         key = digest(["interpreter", images.FORMAT, str(self.compressor), told])
         title = f"Python {self.python}"
