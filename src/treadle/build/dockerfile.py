@@ -231,7 +231,8 @@ def compiled(found):
         text, source = name[1:].encode(), found[name][0]
         sent += [LENGTH.pack(len(text)), text, LENGTH.pack(len(source)), source]
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", PROGRAM], input=b"".join(sent), stdout=subprocess.PIPE,
+        [sys.executable, "-B", "-P", "-S", "-s", "-c", PROGRAM], input=b"".join(sent), cwd="/",
+        stdout=subprocess.PIPE,
         check=True, env={"PYTHONHASHSEED": "0", "LC_ALL": "C", "PATH": ""},
     )
     made, position = {}, 0
