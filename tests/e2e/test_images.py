@@ -306,13 +306,13 @@ def test_engine_that_has_the_lower_layers_gets_the_new_one_alone(flights: Built)
 def test_dockerfile_makes_the_same_file_tree(flights: Built, tmp_path: Path) -> None:
     images.require("engine", "umoci", "skopeo")
     context = tmp_path / "context"
+    flights("build", "--output", f"oci:{tmp_path / 'ours'}:1")  # the wheels are here after it
     flights("build", "--dockerfile", str(context))
     for wheel in (flights.cache / "wheels").rglob("*.whl"):
         shutil.copy(wheel, context / "wheels")
     run("skopeo", "copy", f"oci:{base_image.layout()}:latest", "docker-daemon:treadle-test/base:1")
     run("docker", "build", "--network", "none", "--build-arg", "BASE=treadle-test/base:1", "--tag",
         "treadle-test/by-dockerfile:1", str(context), env={**os.environ, "DOCKER_BUILDKIT": "0"})  # fmt: skip
-    flights("build", "--output", f"oci:{tmp_path / 'ours'}:1")
     run(
         "skopeo",
         "copy",
