@@ -264,7 +264,9 @@ class Maker:
         self.platforms = [Platform.parse(one) for one in told] or [Platform.here()]
         self.notes: list[str] = []
         self._before = lock.read(folder) if folder is not None else self._unlocked()
-        self._lock = lock.Lock() if wishes.update else self._before
+        self._lock = self._before
+        if wishes.update:
+            self._lock = self._before.renewed(about.purpose, self.platforms, self._shown_base())
         if self._lock.compressor is None:
             self._lock = replace(self._lock, compressor=str(layer.best_compressor()))
         self.compressor = layer.compressor_of(self._lock.compressor or "")
@@ -357,17 +359,20 @@ class Maker:
         return Planned(plan, base, tuple(makers), resolved, path)
 
     def _base(self, platform: Platform) -> source.Source:
-        name = self.wishes.base or self.section.base or f"python:{self.python}-slim"
+        shown = name = self._shown_base()
         if self.folder is not None and (kind := name.partition(":")[0]) in (
             "oci", "docker-archive", "oci-archive",
         ):  # fmt: skip
             name = f"{kind}:{self.folder / name.partition(':')[2]}"
-        shown = self.wishes.base or self.section.base or name
         pinned = self._lock.base(shown, platform)
         found = source.fetch(name, platform, pinned, cache=self.cache, report=self.report)
         self._lock = self._lock.with_base(shown, platform, found.digest)
         self._base_name = shown
         return found
+
+    def _shown_base(self) -> str:
+        """The base as the user names it."""
+        return self.wishes.base or self.section.base or f"python:{self.python}-slim"
 
     def _interpreter(self, found: source.Source) -> bases.Interpreter | None:
         """The base's Python; None: it has none, and one is laid over it."""
