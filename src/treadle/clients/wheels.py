@@ -47,6 +47,7 @@ def resolve(
     python: str,
     platform: Platform,
     constraints: Sequence[str] = (),
+    sources: bool = False,
     cache: Cache | None = None,
     report: Report = silent,
 ) -> tuple[Wheel, ...]:
@@ -57,6 +58,8 @@ def resolve(
         python: the target's minor version, `3.11`.
         platform: the target.
         constraints: versions to keep to where the packages occur (what is installed here).
+        sources: also take what has no wheel: its record then names a source distribution, which
+            only a Dockerfile can use. uv may run the package's own code to see what it needs.
         cache: where the places of the wheels are remembered.
         report: progress.
 
@@ -75,12 +78,12 @@ def resolve(
     held = [one for one in constraints if not any(name in pinned for name, _ in _pin(one))]
     elsewhere = {n for n, version in pinned.items() if here.get(n, version) != version}
     try:
-        return _compiled(requirements, held, python, platform, cache)
+        return _compiled(requirements, held, python, platform, cache, sources=sources)
     except Refused:
         if not elsewhere:
             raise
     # It was made in another environment: what is installed here says nothing about the rest.
-    found = _compiled(requirements, (), python, platform, cache)
+    found = _compiled(requirements, (), python, platform, cache, sources=sources)
     other = [w for w in found if w.name not in pinned and here.get(w.name, w.version) != w.version]
     report(
         f"{', '.join(sorted(elsewhere))} is pinned to another version than is installed here, so "
@@ -160,8 +163,11 @@ def _compiled(
     python: str,
     platform: Platform,
     cache: Cache,
+    *,
+    sources: bool,
 ) -> tuple[Wheel, ...]:
     """One run of uv."""
+    only = () if sources else ("--only-binary", ":all:")
     held = cache.folder / f"constraints-{os.getpid()}.txt"
     with arriving(held) as file:
         file.write("\n".join(constraints).encode())
@@ -170,7 +176,7 @@ def _compiled(
             [
                 _uv(), "pip", "compile", "-", "--format", "pylock.toml", "--quiet", "--no-header",
                 "--python-platform", _TARGETS[platform.architecture], "--python-version", python,
-                "--only-binary", ":all:", "--constraint", str(held), "--no-annotate",
+                *only, "--constraint", str(held), "--no-annotate",
             ],
             input="\n".join(requirements) + "\n", capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -178,7 +184,7 @@ def _compiled(
         held.unlink(missing_ok=True)
     if done.returncode != 0:
         raise _why(done.stderr, python, platform)
-    return _wheels(tomllib.loads(done.stdout), python, platform, cache)
+    return _wheels(tomllib.loads(done.stdout), python, platform, cache, sources=sources)
 
 
 def _uv() -> str:
@@ -190,12 +196,14 @@ def _uv() -> str:
 
 
 def _wheels(
-    document: Mapping[str, Any], python: str, platform: Platform, cache: Cache
+    document: Mapping[str, Any], python: str, platform: Platform, cache: Cache, *, sources: bool
 ) -> tuple[Wheel, ...]:
-    """The packages of a pylock (PEP 751), one wheel each."""
+    """The packages of a pylock (PEP 751), one file each."""
     found = []
     for package in document.get("packages", []):
         listed = _listed(package)
+        if not listed and sources:
+            listed = _listed(package, wheels=False)
         if not listed:
             raise _no_wheel(package["name"], package.get("version", ""), python, platform)
         filename = wheel_tags.best(listed, python)
@@ -208,25 +216,33 @@ def _wheels(
                 raise _other(filename, str(sha256), measured)
             sha256 = measured
         cache.put("places", sha256, bare(address))
-        version = package.get("version") or filename.split("-")[1]
+        version = package.get("version") or filename.removesuffix(".tar.gz").split("-")[1]
         found.append(Wheel(_NAME.sub("-", package["name"]).lower(), version, filename, sha256, size))  # fmt: skip
     return tuple(sorted(found, key=lambda wheel: wheel.name))
 
 
-def _listed(package: Mapping[str, Any]) -> dict[str, tuple[Mapping[str, Any], str]]:
-    """File name → (entry, address) of the wheels of a package; empty where it has none.
+def _listed(
+    package: Mapping[str, Any], *, wheels: bool = True
+) -> dict[str, tuple[Mapping[str, Any], str]]:
+    """File name → (entry, address) of the wheels of a package, or of its source distribution;
+    empty where it has none.
 
     A requirement `name @ ADDRESS` names a file (`archive`), a folder or a repository instead.
     """
     for key, told in (("directory", "a folder of this machine"), ("vcs", "a repository")):
         if key in package:
             raise _no_file(package["name"], told)
-    one = package.get("archive")
+    if "archive" in package:
+        entries = [package["archive"]]
+    elif wheels:
+        entries = package.get("wheels") or []
+    else:
+        entries = [package["sdist"]] if "sdist" in package else []
     found = {}
-    for entry in [one] if one else package.get("wheels") or []:
+    for entry in entries:
         address = entry.get("url") or Path(entry["path"]).resolve().as_uri()
         name = urllib.parse.unquote(bare(address).rpartition("/")[2])
-        if name.endswith(".whl"):
+        if name.endswith(".whl") == wheels:
             found[name] = (entry, address)
     return found
 

@@ -21,8 +21,8 @@ from treadle.base.plain import from_plain, to_plain
 from treadle.base.records import Image, Release
 from treadle.base.spec import BuildSection, DockerTarget, KubernetesTarget
 from treadle.build import base as bases
+from treadle.build import dockerfile, layer, lock, needs, runtime, wheel
 from treadle.build import image as images
-from treadle.build import layer, lock, needs, runtime, wheel
 from treadle.build.image import ImagePlan, Part
 from treadle.clients import wheels
 from treadle.clients.cache import Cache
@@ -406,12 +406,29 @@ class Maker:
         asked = (about.purpose, platform, self.python, wanted.requirements)
         locked = self._lock.wheels(*asked)
         if locked is None:
-            locked = wheels.resolve(
-                wanted.requirements, python=self.python, platform=platform,
+            locked = self._resolved(wanted.requirements, platform)
+            if not any(map(dockerfile.is_source, locked)):
+                self._lock = self._lock.with_wheels(*asked, locked)
+        return locked
+
+    def _resolved(self, requirements: Sequence[str], platform: Platform) -> tuple[Wheel, ...]:
+        """Wheels alone; a Dockerfile takes sources too, where it cannot be otherwise."""
+
+        def resolve(*, sources: bool) -> tuple[Wheel, ...]:
+            return wheels.resolve(
+                requirements, python=self.python, platform=platform, sources=sources,
                 constraints=needs.installed(), cache=self.cache, report=self.report,
             )  # fmt: skip
-            self._lock = self._lock.with_wheels(*asked, locked)
-        return locked
+
+        try:
+            return resolve(sources=False)
+        except Refused:
+            if self.wishes.context is None:
+                raise
+        found = resolve(sources=True)
+        built = [f"{one.name} {one.version}" for one in found if dockerfile.is_source(one)]
+        self.notes.append(f"the Dockerfile builds {', '.join(built)} from source")
+        return found
 
     # ---- layers ----
 
