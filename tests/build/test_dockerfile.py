@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.build.test_image import plan
 from tests.build.test_wheel import HERE, UNDER, make
 
+from treadle.base.errors import Refused
+from treadle.base.image import Platform, Wheel
 from treadle.build import dockerfile, image, wheel
 from treadle.build.layer import Entry
+from treadle.clients import wheels
+from treadle.clients.cache import Cache
 
 MODEL = {"MLmodel": "sha256:01"}
 
@@ -61,6 +67,82 @@ def test_requirements_are_named_with_their_hashes(tmp_path: Path) -> None:
     assert f"shop==1.0 --hash=sha256:{one.sha256}" in context(tmp_path)["requirements.txt"].decode()
 
 
+def test_stage_of_packages_is_roots_and_needs_no_shell(tmp_path: Path) -> None:
+    lines = text(tmp_path)
+    assert lines.index("USER 0") < lines.index("FROM ${BASE}")
+    ran = [line for line in lines if line.startswith("RUN")]
+    assert ran[0] == 'RUN ["/usr/bin/python3", "/tmp/treadle/install.py", "packages"]'
+    assert all(line.startswith('RUN ["') for line in ran)
+
+
+def source(folder: Path) -> tuple[Wheel, Path]:
+    """A source distribution that its own backend builds, without any other package."""
+    import io
+    import tarfile
+
+    backend = (
+        "import zipfile\n"
+        "def build_wheel(folder, settings=None, metadata=None):\n"
+        "    name = 'old_till-1.0-py3-none-any.whl'\n"
+        "    with zipfile.ZipFile(folder + '/' + name, 'w') as archive:\n"
+        "        archive.writestr('old_till.py', 'x = 1\\n')\n"
+        "        info = 'old_till-1.0.dist-info/'\n"
+        "        archive.writestr(info + 'METADATA', 'Metadata-Version: 2.1\\nName: old-till\\nVersion: 1.0\\n')\n"
+        "        archive.writestr(info + 'WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n"
+        "        archive.writestr(info + 'RECORD', '')\n"
+        "    return name\n"
+    )
+    files = {
+        "PKG-INFO": "Metadata-Version: 2.2\nName: old-till\nVersion: 1.0\n",
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "old-till"\nversion = "1.0"\n',
+        "backend.py": backend,
+    }
+    path = folder / "old_till-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            told = tarfile.TarInfo(f"old_till-1.0/{name}")
+            told.size = len(content)
+            archive.addfile(told, io.BytesIO(content.encode()))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Wheel("old-till", "1.0", path.name, sha256, path.stat().st_size), path
+
+
+def test_what_is_source_alone_is_refused_but_for_a_dockerfile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("uv")
+    one, path = source(tmp_path)
+    monkeypatch.setenv("UV_FIND_LINKS", str(path.parent))
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    asked = {"python": HERE, "platform": Platform("amd64"), "cache": Cache(tmp_path / "cache")}
+    with pytest.raises(Refused, match="old-till"):
+        wheels.resolve(["old-till"], **asked)
+    assert wheels.resolve(["old-till"], sources=True, **asked) == (one,)
+
+
+def test_source_is_built_by_the_dockerfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, path = source(tmp_path)
+    found = dockerfile.context(
+        plan(python=HERE), base=None, interpreter="/usr/bin/python3", wheels=[one], sources={},
+        code={}, model={}, model_files={},
+    )  # fmt: skip
+    assert "# Built from source: old-till." in found["Dockerfile"].decode()
+    assert "old-till" not in found["requirements.txt"].decode()
+    place = tmp_path / "build"
+    (place / "wheels").mkdir(parents=True)
+    for name in ("requirements.txt", "sources.txt"):
+        (place / name).write_bytes(found[name])
+    root = tmp_path / "root"
+    script = found["install.py"].decode().replace('SITE = "', f'SITE = "{root}')
+    (place / "install.py").write_text(script)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(path.parent))
+    subprocess.run([sys.executable, place / "install.py", "packages"], check=True)
+    assert (root / "opt/treadle/site-packages/old_till.py").read_text() == "x = 1\n"
+
+
 def test_script_makes_the_same_files_as_the_layers(tmp_path: Path) -> None:
     one, path = make(tmp_path)
     place = tmp_path / "build"
@@ -69,7 +151,8 @@ def test_script_makes_the_same_files_as_the_layers(tmp_path: Path) -> None:
     (place / "site-packages/treadle").mkdir(parents=True)
     (place / "site-packages/treadle/a.py").write_text("x = 1\n")
     found = context(tmp_path)
-    (place / "requirements.txt").write_bytes(found["requirements.txt"])
+    for name in ("requirements.txt", "sources.txt"):
+        (place / name).write_bytes(found[name])
     root = tmp_path / "root"
     script = found["install.py"].decode().replace('SITE = "', f'SITE = "{root}')
     (place / "install.py").write_text(script)

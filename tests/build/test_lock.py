@@ -38,7 +38,7 @@ def test_base_is_pinned_for_each_platform() -> None:
     assert locked.base("python:3.12-slim", ARM) is None
 
 
-WHEELS = st.builds(Wheel, st.text("abc-", min_size=1), st.text("0123.", min_size=1), st.text(min_size=1), st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(0, 1 << 40))  # fmt: skip
+WHEELS = st.builds(Wheel, st.text("abc-", min_size=1), st.text("0123.", min_size=1), st.from_regex(r"[a-z0-9][a-z0-9._+-]{0,20}\.whl", fullmatch=True), st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(0, 1 << 40))  # fmt: skip
 
 
 @given(
@@ -63,6 +63,40 @@ def test_what_is_no_lock_is_said_with_the_way_out(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         lock.parse(text)
     assert "treadle build makes it anew" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"filename": "../../a.whl"}, {"filename": "/a.whl"}, {"filename": "a.txt"}, {"sha256": "../x"},
+     {"sha256": 7}, {"size_bytes": "17"}, {"size_bytes": True}, {"more": 1}, {"name": None}],
+)  # fmt: skip
+def test_wheel_that_would_lie_outside_the_cache_is_no_wheel(change: dict) -> None:
+    told = json.loads(lock.text(Lock().with_wheels("serve", AMD, "3.11", [], (WHEEL,))))
+    told["wheels"]["serve linux/amd64 3.11"]["wheels"][0] |= change
+    with pytest.raises(UsageError, match="is no lock of Treadle"):
+        lock.parse(json.dumps(told))
+
+
+def test_file_that_is_no_text_is_said(tmp_path: Path) -> None:
+    (tmp_path / lock.NAME).write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is no lock of Treadle"):
+        lock.read(tmp_path)
+
+
+def test_update_forgets_what_it_resolves_anew_and_nothing_else() -> None:
+    locked = Lock("gzip-6/x")
+    for purpose, platform in (("serve", AMD), ("serve", ARM), ("train", AMD)):
+        locked = locked.with_wheels(purpose, platform, "3.11", ["numpy"], (WHEEL,))
+        locked = locked.with_base("python:3.11-slim", platform, "sha256:a")
+    locked = locked.with_base("other", AMD, "sha256:b")
+    found = locked.renewed("serve", [AMD], "python:3.11-slim")
+    assert found.wheels("serve", AMD, "3.11", ["numpy"]) is None
+    assert found.wheels("serve", ARM, "3.11", ["numpy"]) == (WHEEL,)
+    assert found.wheels("train", AMD, "3.11", ["numpy"]) == (WHEEL,)
+    assert found.base("python:3.11-slim", AMD) is None
+    assert found.base("python:3.11-slim", ARM) == "sha256:a"
+    assert found.base("other", AMD) == "sha256:b"
+    assert found.compressor is None
 
 
 def test_lock_of_a_newer_treadle_is_refused() -> None:
@@ -95,6 +129,12 @@ def test_pyfunc_gets_the_skinny_mlflow_of_the_same_version() -> None:
     assert "mlflow-skinny>=3.7,<4" in needs.serve(["transformers"], "pyfunc").requirements
 
 
+def test_pyfunc_has_the_pandas_that_its_loader_imports() -> None:
+    assert "pandas" in needs.serve(["mlflow==3.17.2"], "pyfunc").requirements
+    found = needs.serve(["mlflow==3.17.2", "pandas==3.1.1"], "pyfunc").requirements
+    assert [one for one in found if needs.name_of(one) == "pandas"] == ["pandas==3.1.1"]
+
+
 def test_server_imports_only_what_its_needs_name() -> None:
     import subprocess
     import sys
@@ -122,6 +162,56 @@ def test_projects_own_lock_is_taken(tmp_path: Path) -> None:
     assert found.requirements[:2] == ("pandas==3.1.1", "numpy==2.4.6")
     (tmp_path / "pylock.toml").write_text('[[packages]]\nname = "polars"\nversion = "1.0"\n')
     assert needs.train(tmp_path, {}).requirements[0] == "polars==1.0"
+
+
+def test_markers_of_a_pylock_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "pylock.toml").write_text(
+        "[[packages]]\nname = 'pywin32'\nversion = '311'\nmarker = 'sys_platform == \"win32\"'\n"
+        "[[packages]]\nname = 'shop'\narchive = {url = 'https://x.example/shop-1-py3-none-any.whl'}\n"
+    )
+    found = needs.train(tmp_path, {}).requirements
+    assert found[:2] == (
+        'pywin32==311 ; sys_platform == "win32"',
+        "shop @ https://x.example/shop-1-py3-none-any.whl",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = [", "cannot be read"),
+        ("[[packages]]\nversion = '1'", "cannot be read"),
+        ("packages = 7", "cannot be read"),
+        ("[[packages]]\nname = 'own'\ndirectory = {path = 'own'}", "own is a folder"),
+        (
+            "[[packages]]\nname = 'a'\nversion = '1'\nmarker = \"'dev' in dependency_groups\"",
+            "groups",
+        ),
+    ],
+)
+def test_pylock_that_cannot_be_followed_is_said(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "pylock.toml").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        needs.train(tmp_path, {})
+
+
+def test_installed_version_is_the_one_that_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(folder: str, name: str, version: str) -> None:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+
+    put("~reading_desk-1.0.dist-info", "reading-desk", "1.0")
+    put("reading_desk-2.0.dist-info", "reading-desk", "2.0")
+    put("odd-1.dist-info", "odd", "1.0-distribution")
+    (tmp_path / "broken-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = needs.installed()
+    assert "reading-desk==2.0" in found
+    assert not [one for one in found if one.startswith(("odd", "broken"))]
 
 
 def test_without_a_lock_what_the_pipeline_imports_is_pinned_aloud(tmp_path: Path) -> None:

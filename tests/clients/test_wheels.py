@@ -137,6 +137,95 @@ def test_lock_of_uv_is_exported(tmp_path: Path, index: Path) -> None:
     assert wheels.exported(tmp_path) == ["shop==1.0"]
 
 
+def test_best_of_the_wheels_that_suit_is_taken(index: Path, cache: Cache) -> None:
+    for tag in ("py3-none-any", "cp39-abi3-manylinux_2_17_x86_64", "cp311-cp311-manylinux_2_17_x86_64",
+                "cp311-cp311-manylinux_2_28_x86_64", "cp311-cp311-manylinux_2_34_x86_64"):  # fmt: skip
+        made(index, "fast", "1.0", tag)
+    assert resolve(cache, "fast") == ["fast-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"]
+
+
+def test_file_that_a_requirement_names_is_taken(index: Path, tmp_path: Path, cache: Cache) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    path = made(elsewhere, "shop", "1.0")
+    found = wheels.resolve([f"shop @ {path.as_uri()}"], python="3.11", platform=AMD, cache=cache)
+    assert wheels.fetch(found, cache=cache)[found[0]].read_bytes() == path.read_bytes()
+
+
+def test_package_whose_name_sounds_like_the_network_is_no_network_error(
+    index: Path, cache: Cache
+) -> None:
+    made(index, "connectorx", "1.0")
+    with pytest.raises(Refused, match="connectorx"):
+        resolve(cache, "connectorx==9")
+
+
+def test_pin_of_a_model_holds_where_another_version_is_installed(index: Path, cache: Cache) -> None:
+    made(index, "shop", "1.0")
+    made(index, "shop", "2.0")
+    assert resolve(cache, "shop==1.0", constraints=["shop==2.0"]) == ["shop-1.0-py3-none-any.whl"]
+
+
+def test_model_of_another_environment_is_resolved_by_its_pins_alone_and_it_is_said(
+    index: Path, cache: Cache
+) -> None:
+    made(index, "shop", "1.0", needs="till<2")
+    for version in ("1.0", "2.0"):
+        made(index, "till", version)
+    said: list[str] = []
+    found = resolve(
+        cache, "shop==1.0", constraints=["shop==2.0", "till==2.0"],
+        report=lambda line, **_: said.append(line),
+    )  # fmt: skip
+    assert found == ["shop-1.0-py3-none-any.whl", "till-1.0-py3-none-any.whl"]
+    assert "till is 1.0 and not 2.0" in said[-1]
+
+
+def test_what_the_pins_agree_with_is_never_given_up(index: Path, cache: Cache) -> None:
+    made(index, "shop", "1.0", needs="till<2")
+    for version in ("1.0", "2.0"):
+        made(index, "till", version)
+    with pytest.raises(Refused, match="till"):
+        resolve(cache, "shop==1.0", constraints=["shop==1.0", "till==2.0"])
+
+
+def test_wheel_that_a_lock_names_is_found_with_an_empty_cache(
+    index: Path, tmp_path: Path, cache: Cache
+) -> None:
+    for machine in ("x86_64", "aarch64"):
+        made(index, "fast", "1.0", f"cp311-cp311-manylinux_2_17_{machine}")
+    found = wheels.resolve(["fast"], python="3.11", platform=ARM, cache=cache)
+    (path,) = wheels.fetch(found, cache=Cache(tmp_path / "empty")).values()
+    assert "aarch64" in path.name
+
+
+def test_development_group_stays_out_of_the_exported_lock(tmp_path: Path, index: Path) -> None:
+    import subprocess
+
+    made(index, "shop", "1.0")
+    made(index, "lint", "1.0")
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "p"\nversion = "1"\nrequires-python = ">=3.11"\ndependencies = ["shop"]\n'
+        '[dependency-groups]\ndev = ["lint"]\n'
+    )
+    subprocess.run([wheels._uv(), "lock", "--quiet"], cwd=tmp_path, check=True)
+    assert wheels.exported(tmp_path) == ["shop==1.0"]
+
+
+def test_folder_in_the_lock_is_refused_by_name(tmp_path: Path, index: Path) -> None:
+    import subprocess
+
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "p"\nversion = "1"\nrequires-python = ">=3.11"\ndependencies = ["own"]\n'
+        '[tool.uv.sources]\nown = {path = "own"}\n'
+    )
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/pyproject.toml").write_text('[project]\nname = "own"\nversion = "1"\n')
+    subprocess.run([wheels._uv(), "lock", "--quiet"], cwd=tmp_path, check=True)
+    with pytest.raises(Refused, match="own is a folder"):
+        wheels.exported(tmp_path)
+
+
 # ---- the cache -------------------------------------------------------------------------------------
 
 

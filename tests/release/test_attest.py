@@ -61,6 +61,26 @@ def test_documents_depend_on_content_alone_but_for_the_release() -> None:
     assert attest.documents(FACTS) == first
 
 
+def test_folder_in_which_a_base_lies_is_not_told() -> None:
+    import dataclasses
+
+    told = [
+        attest.documents(dataclasses.replace(FACTS, base_name=f"oci:{folder}bases/debian:1"))
+        for folder in ("/home/somebody/", "../")
+    ]
+    assert told[0] == told[1]
+    assert b"debian:1" in told[0][0][1]
+
+
+def test_code_is_among_what_went_in() -> None:
+    import dataclasses
+
+    known = dataclasses.replace(plan(), annotations={"code": "sha256:" + "9" * 64})
+    statement = attest.provenance(dataclasses.replace(FACTS, plan=to_plain(known)))
+    told = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert {"name": "code", "digest": {"sha256": "9" * 64}} in told
+
+
 def test_model_directory_without_a_release_has_two_documents() -> None:
     import dataclasses
 

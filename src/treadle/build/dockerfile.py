@@ -5,6 +5,9 @@ hashes and downloaded by the base's pip; a base without pip, or a build without 
 in the context's folder `wheels/`. They are unpacked by the rules of build/wheel, not installed, so
 that the file tree is the one of `treadle build` (where the base has another patch release of Python,
 bytecode files may differ in their bytes). The model is copied last.
+
+What is published as source alone, which `treadle build` refuses, is named in `sources.txt` and built
+by pip in the first stage: its files are then what that build makes of them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from treadle.build import bytecode, image
 from treadle.build.image import ImagePlan
 from treadle.build.wheel import TESTED
 
+_INSTALL = "/tmp/treadle/install.py"  # noqa: S108 - in a stage of the build that nothing keeps
 Context = dict[str, bytes | Path]
 """Path in the context → content, or the file that has it."""
 
@@ -39,9 +43,19 @@ def context(
     takes it as `--build-arg BASE=…`.
     """
     found: Context = {
-        "Dockerfile": _dockerfile(plan, base, bool(code), bool(model)).encode(),
+        "Dockerfile": _dockerfile(
+            plan,
+            base,
+            interpreter,
+            bool(code),
+            bool(model),
+            [w.name for w in wheels if is_source(w)],
+        ).encode(),
         "install.py": _install(interpreter, compiles=bytecode.possible(plan.python)).encode(),
-        "requirements.txt": _requirements(wheels).encode(),
+        "requirements.txt": _requirements(
+            [one for one in wheels if not is_source(one)], "--only-binary :all:"
+        ).encode(),
+        "sources.txt": _requirements([one for one in wheels if is_source(one)]).encode(),
         "wheels/README": b"Wheels that lie here are used instead of being downloaded.\n",
         **{f"site-packages/{name}": path for name, path in sources.items()},
         **{f"project/{name}": path for name, path in code.items()},
@@ -53,7 +67,19 @@ def context(
     return dict(sorted(found.items()))
 
 
-def _dockerfile(plan: ImagePlan, base: str | None, code: bool, model: bool) -> str:
+def is_source(wheel: Wheel) -> bool:
+    """Whether it is a source distribution, which only a Dockerfile can take."""
+    return not wheel.filename.endswith(".whl")
+
+
+def _dockerfile(
+    plan: ImagePlan,
+    base: str | None,
+    interpreter: str,
+    code: bool,
+    model: bool,
+    built: Sequence[str],
+) -> str:
     process = plan.process
     argument = f"ARG BASE={base}" if base else (
         "# The base is in no registry: docker build --build-arg BASE=NAME .\nARG BASE"
@@ -62,11 +88,13 @@ def _dockerfile(plan: ImagePlan, base: str | None, code: bool, model: bool) -> s
         f"# Written by `treadle build --dockerfile`: the {plan.purpose} image for {plan.platform}.",
         argument,
         "FROM ${BASE} AS packages",
-        "COPY install.py requirements.txt /tmp/treadle/",
+        "USER 0",
+        *_before(built),
+        "COPY install.py requirements.txt sources.txt /tmp/treadle/",
         "COPY wheels /tmp/treadle/wheels",
-        f"RUN python{plan.python} /tmp/treadle/install.py packages",
+        f"RUN {json.dumps([interpreter, _INSTALL, 'packages'])}",
         "COPY site-packages /tmp/treadle/site-packages",
-        f"RUN python{plan.python} /tmp/treadle/install.py treadle",
+        f"RUN {json.dumps([interpreter, _INSTALL, 'treadle'])}",
         "",
         "FROM ${BASE}",
         f"COPY --from=packages {image.ROOT} {image.ROOT}",
@@ -97,6 +125,15 @@ def _dockerfile(plan: ImagePlan, base: str | None, code: bool, model: bool) -> s
     return "\n".join(lines) + "\n"
 
 
+def _before(built: Sequence[str]) -> list[str]:
+    if not built:
+        return []
+    return [
+        f"# Built from source: {', '.join(sorted(built))}. What that needs goes here, such as",
+        "# RUN apt-get update && apt-get install --yes gcc libc6-dev",
+    ]
+
+
 def _health(command: Sequence[str]) -> list[str]:
     if not command:
         return []
@@ -104,10 +141,10 @@ def _health(command: Sequence[str]) -> list[str]:
     return [f"HEALTHCHECK {options} CMD {json.dumps(list(command))}"]
 
 
-def _requirements(wheels: Sequence[Wheel]) -> str:
+def _requirements(wheels: Sequence[Wheel], *options: str) -> str:
     ordered = sorted(wheels, key=lambda one: one.name)
     lines = [f"{one.name}=={one.version} --hash=sha256:{one.sha256}" for one in ordered]
-    return "\n".join(["--only-binary :all:", *lines]) + "\n"
+    return "\n".join([*options, *lines]) + "\n"
 
 
 def _install(interpreter: str, *, compiles: bool) -> str:
@@ -142,7 +179,7 @@ LENGTH = struct.Struct(">I")
 def main(what):
     os.umask(0o022)
     if what == "packages":
-        for package, wheel in wheels():
+        for package, wheel in sorted(wheels() + built()):
             unpack(package, wheel)
         os.makedirs(os.path.dirname(SITE) + "/bin", exist_ok=True)
         os.symlink(INTERPRETER, os.path.dirname(SITE) + "/bin/python")
@@ -176,6 +213,24 @@ def wheels():
     if absent:
         sys.exit("these wheels are missing: " + ", ".join(absent))
     return [(wanted[one], there[one]) for one in sorted(wanted, key=wanted.get)]
+
+
+def built():
+    """What sources.txt names, built by pip."""
+    listed = os.path.join(HERE, "sources.txt")
+    with open(listed) as file:
+        if not file.read().strip():
+            return []
+    folder = os.path.join(HERE, "built")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--require-hashes", "--quiet",
+         "--disable-pip-version-check", "-r", listed, "-w", folder],
+        check=True,
+    )
+    return [
+        (name.partition("-")[0].lower().replace("_", "-"), os.path.join(folder, name))
+        for name in sorted(os.listdir(folder))
+    ]
 
 
 def by_hash(folder):

@@ -12,9 +12,11 @@ meant. It stands beside treadle.yaml, is written by `treadle build`, and is to b
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from treadle.base.digest import digest
 from treadle.base.errors import UsageError
@@ -22,6 +24,8 @@ from treadle.base.image import Platform, Purpose, Wheel
 
 NAME = "treadle.lock"
 FORMAT = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FILENAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*\.whl")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,20 @@ class Lock:
         made = Resolved(digest(sorted(requirements)), wheels)
         return replace(self, resolved={**self.resolved, _slot(purpose, platform, python): made})
 
+    def renewed(self, purpose: Purpose, platforms: Collection[Platform], base: str) -> Lock:
+        """Without what one build resolves anew; what is known of other purposes, platforms and
+        bases stays."""
+        names = {str(platform) for platform in platforms}
+        bases = dict(self.bases)
+        if base in bases:
+            bases[base] = {name: one for name, one in bases[base].items() if name not in names}
+        kept = {
+            slot: one
+            for slot, one in self.resolved.items()
+            if slot.split(" ")[0] != purpose or slot.split(" ")[1] not in names
+        }
+        return Lock(None, {name: one for name, one in bases.items() if one}, kept)
+
 
 def _slot(purpose: Purpose, platform: Platform, python: str) -> str:
     return f"{purpose} {platform} {python}"
@@ -101,7 +119,7 @@ def parse(data: str, name: str = NAME) -> Lock:
             told["compressor"],
             {str(k): {str(p): str(d) for p, d in v.items()} for k, v in told["bases"].items()},
             {
-                slot: Resolved(one["requirements"], tuple(Wheel(**w) for w in one["wheels"]))
+                slot: Resolved(str(one["requirements"]), tuple(map(_wheel, one["wheels"])))
                 for slot, one in told["wheels"].items()
             },
         )
@@ -112,9 +130,25 @@ def parse(data: str, name: str = NAME) -> Lock:
         ) from None
 
 
+def _wheel(told: Mapping[str, Any]) -> Wheel:
+    """One wheel. ValueError for what cannot be one: its name and hash become a path in the cache."""
+    wheel = Wheel(**told)
+    texts = (wheel.name, wheel.version, wheel.filename, wheel.sha256)
+    if not all(isinstance(one, str) for one in texts) or type(wheel.size_bytes) is not int:
+        raise ValueError(f"{told} is no wheel")
+    if not _FILENAME.fullmatch(wheel.filename) or not _SHA256.fullmatch(wheel.sha256):
+        raise ValueError(f"{wheel.filename!r} with the hash {wheel.sha256!r} is no wheel")
+    return wheel
+
+
 def read(folder: Path) -> Lock:
     """The project's lock, or an empty one."""
     try:
-        return parse((folder / NAME).read_text(encoding="utf-8"))
+        data = (folder / NAME).read_text(encoding="utf-8")
     except FileNotFoundError:
         return Lock()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{NAME} is no lock of Treadle: {error}", hint="delete it: treadle build makes it anew"
+        ) from None
+    return parse(data)

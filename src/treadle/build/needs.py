@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from treadle.base.errors import UsageError
 
@@ -19,6 +21,8 @@ SERVER = ("httptools", "msgspec", "numpy", "ruamel.yaml", "uvloop")
 """What `treadle.operate` imports besides the model's own library (a test reads sys.modules)."""
 _NATIVE = frozenset({"sklearn", "xgboost", "lightgbm", "onnx", "pytorch"})
 _BUILDERS = re.compile(r"mlflow([-_](skinny|tracing))?")
+_VERSION = re.compile(r"(\d+!)?\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?")
+"""PEP 440 as it is written down; what else a system package calls itself no resolver understands."""
 _LOCKS = ("pylock.toml", "requirements.lock", "requirements.txt")
 
 
@@ -45,6 +49,8 @@ def serve(pinned: Sequence[str], flavor: str | None) -> Needs:
                 requirement = "mlflow-skinny" + requirement[len("mlflow") :]
                 notes.append(f"mlflow-skinny takes the place of mlflow ({requirement})")
         kept.append(requirement)
+    if flavor not in _NATIVE and not any(name_of(one) == "pandas" for one in kept):
+        kept.append("pandas")  # mlflow.pyfunc imports it, and only the full mlflow requires it
     if flavor not in _NATIVE and not any(_BUILDERS.fullmatch(name_of(one)) for one in kept):
         kept.append("mlflow-skinny>=3.7,<4")
     named = {name_of(one) for one in kept}
@@ -90,9 +96,15 @@ def installed() -> list[str]:
     """The versions that are installed here, as constraints: what was judged is what runs."""
     found = {}
     for one in importlib.metadata.distributions():
-        name = one.metadata["Name"]
-        if name and name_of(name) != "treadle":
-            found[name_of(name)] = one.version.partition("+")[0]
+        # Of a name that is there twice, or is left over from a failed removal, the version counts
+        # that an import would find.
+        try:
+            name = name_of(one.metadata["Name"] or "")
+            version = importlib.metadata.version(name).partition("+")[0]
+        except (importlib.metadata.PackageNotFoundError, ValueError, TypeError, AttributeError):
+            continue  # a folder without its metadata
+        if name != "treadle" and _VERSION.fullmatch(version):
+            found[name] = version
     return [f"{name}=={version}" for name, version in sorted(found.items())]
 
 
@@ -124,13 +136,15 @@ def _beside(imported: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _lines(path: Path) -> list[str]:
-    if path.suffix == ".toml":
-        import tomllib
-
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-        return [f"{one['name']}=={one['version']}" for one in told.get("packages", [])
-                if one.get("version")]  # fmt: skip
-    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            return _packages(tomllib.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path.name} cannot be read as a lock: {error!r}", hint="write it anew, or delete it"
+        ) from None
+    text = text.replace("\\\n", " ")
     found = []
     for line in text.splitlines():
         bare = re.split(r"\s--hash|\s#|^#", line.strip(), maxsplit=1)[0].strip()
@@ -140,4 +154,29 @@ def _lines(path: Path) -> list[str]:
             )
         if bare:
             found.append(bare)
+    return found
+
+
+def _packages(told: Mapping[str, Any]) -> list[str]:
+    """The packages of a pylock (PEP 751) as requirements; their markers decide on the target."""
+    found = []
+    for one in told.get("packages", []):
+        name, marker = one["name"], one.get("marker", "")
+        if re.search(r"\b(extras|dependency_groups)\b", marker):
+            raise UsageError(
+                f"pylock.toml: {name} is for some extras or groups ({marker}), which are not chosen here",
+                hint="export the lock without groups, or as requirements.txt",
+            )
+        address = (one.get("archive") or {}).get("url")
+        if address:
+            requirement = f"{name} @ {address}"
+        elif one.get("version") and not one.keys() & {"directory", "vcs", "archive"}:
+            requirement = f"{name}=={one['version']}"
+        else:
+            raise UsageError(
+                f"pylock.toml: {name} is a folder or a repository, and not a release",
+                hint="build a wheel of it (`uv build --wheel`), put it into a folder that "
+                "UV_FIND_LINKS names, and lock its version",
+            )
+        found.append(f"{requirement} ; {marker}" if marker else requirement)
     return found

@@ -14,12 +14,9 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,14 +24,21 @@ from typing import Any
 from treadle.base.errors import MissingExtra, Refused, StateCorrupt, TreadleError, Unreachable
 from treadle.base.image import Platform, Wheel
 from treadle.base.log import Report, silent
+from treadle.clients import wheel_tags
 from treadle.clients.cache import Cache, arriving
+from treadle.clients.index_access import again, bare, pieces
 
 _TARGETS = {"amd64": "x86_64-manylinux_2_28", "arm64": "aarch64-manylinux_2_28"}
 """glibc 2.28 (2018) and newer: what today's wheels are built for and today's bases have."""
 _AT_ONCE = 4
-_TRIES = 4
-_CHUNK = 1 << 20
 _NAME = re.compile(r"[-_.]+")
+_PINNED = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(?:\[[^\]]*\])?\s*==\s*([^\s;,*]+)\s*(?:;.*)?")
+_AWAY = (
+    "failed to fetch", "error sending request", "dns error", "tcp connect error", "timed out",
+    "network was disabled", "network connectivity is disabled",
+)  # fmt: skip
+"""What uv says when an index does not answer (0.13); names of packages hold none of it."""
+_UNKNOWN = ("401 unauthorized", "403 forbidden")
 
 
 def resolve(
@@ -43,6 +47,7 @@ def resolve(
     python: str,
     platform: Platform,
     constraints: Sequence[str] = (),
+    sources: bool = False,
     cache: Cache | None = None,
     report: Report = silent,
 ) -> tuple[Wheel, ...]:
@@ -53,6 +58,8 @@ def resolve(
         python: the target's minor version, `3.11`.
         platform: the target.
         constraints: versions to keep to where the packages occur (what is installed here).
+        sources: also take what has no wheel: its record then names a source distribution, which
+            only a Dockerfile can use. uv may run the package's own code to see what it needs.
         cache: where the places of the wheels are remembered.
         report: progress.
 
@@ -65,25 +72,27 @@ def resolve(
     report(
         f"resolving {len(requirements)} requirements for {platform}, Python {python}", detail=True
     )
-    given = "\n".join(requirements) + "\n"
-    held = cache.folder / "constraints.txt"
-    with arriving(held.with_name(f"constraints-{os.getpid()}.txt")) as file:
-        file.write("\n".join(constraints).encode())
-    held = held.with_name(f"constraints-{os.getpid()}.txt")
+    pinned = {name: version for one in requirements for name, version in _pin(one)}
+    here = {name: version for one in constraints for name, version in _pin(one)}
+    # What a model pins holds, also where another version of it is installed by now.
+    held = [one for one in constraints if not any(name in pinned for name, _ in _pin(one))]
+    elsewhere = {n for n, version in pinned.items() if here.get(n, version) != version}
     try:
-        done = subprocess.run(
-            [
-                _uv(), "pip", "compile", "-", "--format", "pylock.toml", "--quiet", "--no-header",
-                "--python-platform", _TARGETS[platform.architecture], "--python-version", python,
-                "--only-binary", ":all:", "--constraint", str(held), "--no-annotate",
-            ],
-            input=given, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    finally:
-        held.unlink(missing_ok=True)
-    if done.returncode != 0:
-        raise _why(done.stderr, python, platform)
-    return _wheels(tomllib.loads(done.stdout), python, platform, cache)
+        return _compiled(requirements, held, python, platform, cache, sources=sources)
+    except Refused:
+        if not elsewhere:
+            raise
+    # It was made in another environment: what is installed here says nothing about the rest.
+    found = _compiled(requirements, (), python, platform, cache, sources=sources)
+    other = [w for w in found if w.name not in pinned and here.get(w.name, w.version) != w.version]
+    report(
+        f"{', '.join(sorted(elsewhere))} is pinned to another version than is installed here, so "
+        + (
+            "; ".join(f"{w.name} is {w.version} and not {here[w.name]}" for w in other)
+            or "all else is free"
+        )
+    )
+    return found
 
 
 def exported(folder: Path) -> list[str] | None:
@@ -91,7 +100,7 @@ def exported(folder: Path) -> list[str] | None:
     if not (folder / "uv.lock").is_file():
         return None
     done = subprocess.run(
-        [_uv(), "export", "--frozen", "--no-emit-project", "--no-hashes", "--no-header",
+        [_uv(), "export", "--frozen", "--no-emit-project", "--no-dev", "--no-hashes", "--no-header",
          "--no-annotate", "--quiet", "--project", str(folder)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -99,7 +108,11 @@ def exported(folder: Path) -> list[str] | None:
         raise Refused(
             f"uv.lock cannot be used: {done.stderr.strip()[:400]}", hint="uv lock makes it anew"
         )
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    for line in lines:
+        if line.startswith(("./", "../", "/", "-e ", "file:")):
+            raise _no_file(line.removeprefix("-e ").partition(";")[0].strip(), "a folder of this machine")  # fmt: skip
+    return lines
 
 
 def fetch(
@@ -137,6 +150,43 @@ def known(wheel: Wheel, cache: Cache | None = None) -> bool:
 # ---- how -----------------------------------------------------------------------------------------
 
 
+def _pin(requirement: str) -> Iterator[tuple[str, str]]:
+    """(normalized name, version) of a requirement that allows one version."""
+    found = _PINNED.fullmatch(requirement)
+    if found:
+        yield _NAME.sub("-", found[1]).lower(), found[2]
+
+
+def _compiled(
+    requirements: Sequence[str],
+    constraints: Sequence[str],
+    python: str,
+    platform: Platform,
+    cache: Cache,
+    *,
+    sources: bool,
+) -> tuple[Wheel, ...]:
+    """One run of uv."""
+    only = () if sources else ("--only-binary", ":all:")
+    held = cache.folder / f"constraints-{os.getpid()}.txt"
+    with arriving(held) as file:
+        file.write("\n".join(constraints).encode())
+    try:
+        done = subprocess.run(
+            [
+                _uv(), "pip", "compile", "-", "--format", "pylock.toml", "--quiet", "--no-header",
+                "--python-platform", _TARGETS[platform.architecture], "--python-version", python,
+                *only, "--constraint", str(held), "--no-annotate",
+            ],
+            input="\n".join(requirements) + "\n", capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        held.unlink(missing_ok=True)
+    if done.returncode != 0:
+        raise _why(done.stderr, python, platform)
+    return _wheels(tomllib.loads(done.stdout), python, platform, cache, sources=sources)
+
+
 def _uv() -> str:
     beside = Path(sys.executable).with_name("uv")
     found = str(beside) if beside.is_file() else shutil.which("uv")
@@ -146,36 +196,68 @@ def _uv() -> str:
 
 
 def _wheels(
-    document: Mapping[str, Any], python: str, platform: Platform, cache: Cache
+    document: Mapping[str, Any], python: str, platform: Platform, cache: Cache, *, sources: bool
 ) -> tuple[Wheel, ...]:
-    """The packages of a pylock (PEP 751), one wheel each."""
+    """The packages of a pylock (PEP 751), one file each."""
     found = []
     for package in document.get("packages", []):
-        listed = package.get("wheels") or []
+        listed = _listed(package)
+        if not listed and sources:
+            listed = _listed(package, wheels=False)
         if not listed:
             raise _no_wheel(package["name"], package.get("version", ""), python, platform)
-        chosen = listed[0]
-        address = chosen.get("url")
-        if address is None:
-            address = Path(chosen["path"]).resolve().as_uri()
-        name = urllib.parse.unquote(address.partition("#")[0].rpartition("/")[2])
+        filename = wheel_tags.best(listed, python)
+        chosen, address = listed[filename]
         sha256 = (chosen.get("hashes") or {}).get("sha256")
         size = chosen.get("size")
         if sha256 is None or size is None:
-            sha256, size = _measured(address)
-        cache.put("places", sha256, address)
-        found.append(Wheel(_NAME.sub("-", package["name"]).lower(), package["version"], name, sha256, size))  # fmt: skip
+            measured, size = _measured(address, filename)
+            if sha256 not in (None, measured):
+                raise _other(filename, str(sha256), measured)
+            sha256 = measured
+        cache.put("places", sha256, bare(address))
+        version = package.get("version") or filename.removesuffix(".tar.gz").split("-")[1]
+        found.append(Wheel(_NAME.sub("-", package["name"]).lower(), version, filename, sha256, size))  # fmt: skip
     return tuple(sorted(found, key=lambda wheel: wheel.name))
 
 
-def _measured(address: str) -> tuple[str, int]:
+def _listed(
+    package: Mapping[str, Any], *, wheels: bool = True
+) -> dict[str, tuple[Mapping[str, Any], str]]:
+    """File name → (entry, address) of the wheels of a package, or of its source distribution;
+    empty where it has none.
+
+    A requirement `name @ ADDRESS` names a file (`archive`), a folder or a repository instead.
+    """
+    for key, told in (("directory", "a folder of this machine"), ("vcs", "a repository")):
+        if key in package:
+            raise _no_file(package["name"], told)
+    if "archive" in package:
+        entries = [package["archive"]]
+    elif wheels:
+        entries = package.get("wheels") or []
+    else:
+        entries = [package["sdist"]] if "sdist" in package else []
+    found = {}
+    for entry in entries:
+        address = entry.get("url") or Path(entry["path"]).resolve().as_uri()
+        name = urllib.parse.unquote(bare(address).rpartition("/")[2])
+        if name.endswith(".whl") == wheels:
+            found[name] = (entry, address)
+    return found
+
+
+def _measured(address: str, filename: str) -> tuple[str, int]:
     """Hash and size of a wheel whose index tells neither."""
-    hashed, size = hashlib.sha256(), 0
-    with urllib.request.urlopen(address, timeout=60) as answer:  # noqa: S310 - as the index says
-        while piece := answer.read(_CHUNK):
+
+    def read() -> tuple[str, int]:
+        hashed, size = hashlib.sha256(), 0
+        for piece in pieces(address):
             hashed.update(piece)
             size += len(piece)
-    return hashed.hexdigest(), size
+        return hashed.hexdigest(), size
+
+    return again(filename, read)
 
 
 def _place(cache: Cache, wheel: Wheel) -> Path:
@@ -187,30 +269,28 @@ def _fetched(wheel: Wheel, cache: Cache) -> Path:
     if address is None:
         address = _looked_up(wheel, cache)
     place = _place(cache, wheel)
-    for attempt in range(_TRIES):
-        try:
-            with arriving(place) as file:
-                hashed = hashlib.sha256()
-                with urllib.request.urlopen(address, timeout=60) as answer:  # noqa: S310
-                    while piece := answer.read(_CHUNK):
-                        hashed.update(piece)
-                        file.write(piece)
-                if hashed.hexdigest() != wheel.sha256:
-                    raise StateCorrupt(
-                        f"{wheel.filename} came with another content: wanted sha256 "
-                        f"{wheel.sha256[:12]}…, got {hashed.hexdigest()[:12]}…",
-                        hint="a proxy or a changed index; `treadle build --update` resolves anew",
-                    )
-            return place
-        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-            gone = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
-            if gone or attempt == _TRIES - 1:
-                raise Unreachable(
-                    f"{wheel.filename} cannot be fetched: {_said(error)}",
-                    hint="is the package index reachable from here? then `treadle build` again",
-                ) from None
-            time.sleep(0.5 * 2**attempt)
-    raise AssertionError
+
+    def read() -> Path:
+        with arriving(place) as file:
+            hashed, size = hashlib.sha256(), 0
+            for piece in pieces(address):
+                hashed.update(piece)
+                size += len(piece)
+                if size > wheel.size_bytes:
+                    break  # it cannot become right any more, and it may have no end
+                file.write(piece)
+            if hashed.hexdigest() != wheel.sha256:
+                raise _other(wheel.filename, wheel.sha256, hashed.hexdigest())
+        return place
+
+    return again(wheel.filename, read)
+
+
+def _other(filename: str, wanted: str, seen: str) -> StateCorrupt:
+    return StateCorrupt(
+        f"{filename} came with another content: wanted sha256 {wanted[:12]}…, got {seen[:12]}…",
+        hint="a proxy or a changed index; `treadle build --update` resolves anew",
+    )
 
 
 def _looked_up(wheel: Wheel, cache: Cache) -> str:
@@ -222,23 +302,22 @@ def _looked_up(wheel: Wheel, cache: Cache) -> str:
     )  # fmt: skip
     if done.returncode == 0:
         for package in tomllib.loads(done.stdout).get("packages", []):
-            for one in package.get("wheels") or []:
-                if (one.get("hashes") or {}).get("sha256") == wheel.sha256:
-                    address = str(one.get("url") or Path(one["path"]).resolve().as_uri())
-                    cache.put("places", wheel.sha256, address)
-                    return address
+            for entry, address in _listed(package).values():
+                if (entry.get("hashes") or {}).get("sha256") == wheel.sha256:
+                    cache.put("places", wheel.sha256, bare(address))
+                    return bare(address)
     raise Unreachable(
         f"the package index has no {wheel.filename} with the hash that treadle.lock names",
         hint="`treadle build --update` resolves anew",
     )
 
 
-def _said(error: Exception) -> str:
-    """Without the address: it may hold a password."""
-    if isinstance(error, urllib.error.HTTPError):
-        return f"the server answers {error.code}"
-    reason = getattr(error, "reason", error)
-    return str(getattr(reason, "strerror", None) or reason)
+def _no_file(name: str, told: str) -> Refused:
+    return Refused(
+        f"{name} is {told} and not a wheel: an image cannot be made of it again elsewhere",
+        hint="build a wheel of it (`uv build --wheel`), put it into a folder that UV_FIND_LINKS "
+        "names, and require it by name and version",
+    )
 
 
 def _no_wheel(name: str, version: str, python: str, platform: Platform) -> Refused:
@@ -254,7 +333,13 @@ def _why(text: str, python: str, platform: Platform) -> TreadleError:
     said = re.sub(r"https?://\S+", "the index", text.strip())
     words = " ".join(line.strip(" ×╰─▶│") for line in said.splitlines() if line.strip(" ×╰─▶│"))
     low = words.lower()
-    if any(sign in low for sign in ("failed to fetch", "connect", "dns error", "timed out")):
+    if any(sign in low for sign in _UNKNOWN):
+        return Unreachable(
+            f"the package index does not know who asks: {words[:400]}",
+            hint="name and password: netrc, the index's address in UV_DEFAULT_INDEX or UV_INDEX, "
+            "or UV_INDEX_NAME_USERNAME and UV_INDEX_NAME_PASSWORD",
+        )
+    if any(sign in low for sign in _AWAY):
         return Unreachable(
             f"the package index does not answer: {words[:300]}",
             hint="is the network there? UV_DEFAULT_INDEX and UV_FIND_LINKS name other indexes",

@@ -20,6 +20,12 @@ def write_context(planned: Planned, about: Subject, folder: Path, base_name: str
     if folder.exists() and any(folder.iterdir()) and not (folder / "Dockerfile").is_file():
         raise UsageError(f"{folder} holds other files", hint="name a new folder")
     plan = planned.plan
+    if any(part.kind == "interpreter" for part in plan.parts):
+        raise UsageError(
+            f"{base_name} has no Python, and a Dockerfile cannot take the one that is named in "
+            "build: {interpreter: PATH}",
+            hint=f"choose a base with Python {plan.python}",
+        )
     kind = base_name.partition(":")[0]
     stored = kind in ("oci", "docker-archive", "oci-archive")
     name = None if stored else f"{_untagged(base_name)}@{plan.base}"

@@ -21,8 +21,8 @@ from treadle.base.plain import from_plain, to_plain
 from treadle.base.records import Image, Release
 from treadle.base.spec import BuildSection, DockerTarget, KubernetesTarget
 from treadle.build import base as bases
+from treadle.build import dockerfile, layer, lock, needs, runtime, wheel
 from treadle.build import image as images
-from treadle.build import layer, lock, needs, runtime, wheel
 from treadle.build.image import ImagePlan, Part
 from treadle.clients import wheels
 from treadle.clients.cache import Cache
@@ -264,7 +264,9 @@ class Maker:
         self.platforms = [Platform.parse(one) for one in told] or [Platform.here()]
         self.notes: list[str] = []
         self._before = lock.read(folder) if folder is not None else self._unlocked()
-        self._lock = lock.Lock() if wishes.update else self._before
+        self._lock = self._before
+        if wishes.update:
+            self._lock = self._before.renewed(about.purpose, self.platforms, self._shown_base())
         if self._lock.compressor is None:
             self._lock = replace(self._lock, compressor=str(layer.best_compressor()))
         self.compressor = layer.compressor_of(self._lock.compressor or "")
@@ -357,17 +359,20 @@ class Maker:
         return Planned(plan, base, tuple(makers), resolved, path)
 
     def _base(self, platform: Platform) -> source.Source:
-        name = self.wishes.base or self.section.base or f"python:{self.python}-slim"
+        shown = name = self._shown_base()
         if self.folder is not None and (kind := name.partition(":")[0]) in (
             "oci", "docker-archive", "oci-archive",
         ):  # fmt: skip
             name = f"{kind}:{self.folder / name.partition(':')[2]}"
-        shown = self.wishes.base or self.section.base or name
         pinned = self._lock.base(shown, platform)
         found = source.fetch(name, platform, pinned, cache=self.cache, report=self.report)
         self._lock = self._lock.with_base(shown, platform, found.digest)
         self._base_name = shown
         return found
+
+    def _shown_base(self) -> str:
+        """The base as the user names it."""
+        return self.wishes.base or self.section.base or f"python:{self.python}-slim"
 
     def _interpreter(self, found: source.Source) -> bases.Interpreter | None:
         """The base's Python; None: it has none, and one is laid over it."""
@@ -401,12 +406,29 @@ class Maker:
         asked = (about.purpose, platform, self.python, wanted.requirements)
         locked = self._lock.wheels(*asked)
         if locked is None:
-            locked = wheels.resolve(
-                wanted.requirements, python=self.python, platform=platform,
+            locked = self._resolved(wanted.requirements, platform)
+            if not any(map(dockerfile.is_source, locked)):
+                self._lock = self._lock.with_wheels(*asked, locked)
+        return locked
+
+    def _resolved(self, requirements: Sequence[str], platform: Platform) -> tuple[Wheel, ...]:
+        """Wheels alone; a Dockerfile takes sources too, where it cannot be otherwise."""
+
+        def resolve(*, sources: bool) -> tuple[Wheel, ...]:
+            return wheels.resolve(
+                requirements, python=self.python, platform=platform, sources=sources,
                 constraints=needs.installed(), cache=self.cache, report=self.report,
             )  # fmt: skip
-            self._lock = self._lock.with_wheels(*asked, locked)
-        return locked
+
+        try:
+            return resolve(sources=False)
+        except Refused:
+            if self.wishes.context is None:
+                raise
+        found = resolve(sources=True)
+        built = [f"{one.name} {one.version}" for one in found if dockerfile.is_source(one)]
+        self.notes.append(f"the Dockerfile builds {', '.join(built)} from source")
+        return found
 
     # ---- layers ----
 

@@ -72,7 +72,7 @@ def sbom(facts: Facts) -> dict[str, Any]:
         {
             "type": "container",
             "bom-ref": "base",
-            "name": facts.base_name,
+            "name": _named(facts.base_name),
             "version": facts.plan["base"],
             "hashes": [_hash(facts.plan["base"])],
         },
@@ -143,7 +143,7 @@ def sbom(facts: Facts) -> dict[str, Any]:
 def provenance(facts: Facts) -> dict[str, Any]:
     """An in-toto statement: how the image came to be, down to the keys of the steps."""
     dependencies: list[dict[str, Any]] = [
-        {"name": facts.base_name, "digest": _sha256(facts.plan["base"])},
+        {"name": _named(facts.base_name), "digest": _sha256(facts.plan["base"])},
         *(
             {"uri": _purl(wheel), "digest": {"sha256": wheel.sha256}}
             for wheel in sorted(facts.wheels, key=lambda one: one.name)
@@ -153,6 +153,9 @@ def provenance(facts: Facts) -> dict[str, Any]:
             for name, found in sorted((facts.origin.get("snapshots") or {}).items())
         ),
     ]
+    code = facts.plan["annotations"].get("code")
+    if code:
+        dependencies.append({"name": "code", "digest": _sha256(code)})
     if facts.content:
         dependencies.append({"name": "model", "digest": _sha256(facts.content)})
     return {
@@ -185,6 +188,14 @@ def steps_of(statement: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     that anybody can make it again (`code.cache.step_key`)."""
     definition = statement["predicate"]["buildDefinition"]
     return dict(definition["internalParameters"]["steps"])
+
+
+def _named(base: str) -> str:
+    """A base without the folder in which this machine has it: that would be said to everybody."""
+    kind, colon, path = base.partition(":")
+    if colon and kind in ("oci", "oci-archive", "docker-archive"):
+        return path.rstrip("/").rpartition("/")[2]
+    return base
 
 
 def _purl(wheel: Wheel) -> str:
