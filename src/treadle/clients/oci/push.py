@@ -5,10 +5,11 @@ Nothing is half-published: a tag or a digest names an image only when every blob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from treadle.base.digest import short
 from treadle.base.errors import Refused
 from treadle.base.image import Blob, BuiltImage
 from treadle.base.log import Report, silent
@@ -24,7 +25,8 @@ class Pushed:
     digest: str
     tag: str | None
     blobs: dict[str, Put] = field(default_factory=dict)
-    """Title → had, mounted or sent; empty if the image was there already."""
+    """Title → had, mounted or sent; empty if the image was there already. Of blobs with one title
+    (the same wheel for two platforms) the later ones' titles have their digest's first digits."""
     sent_bytes: int = 0
 
 
@@ -59,13 +61,21 @@ def push(
             to.put_manifest(_read(image.manifest), image.manifest.descriptor.media_type, None)
     to.put_manifest(_read(top), top.descriptor.media_type, tag)
     sent = sum(blob.size_bytes for blob in blobs if done[blob.digest] == "sent")
-    return Pushed(top.digest, tag, {blob.title: done[blob.digest] for blob in blobs}, sent)
+    return Pushed(top.digest, tag, _titled(blobs, done), sent)
 
 
 def _each(blobs: Iterable[Blob]) -> list[Blob]:
     """Every blob once, the largest first: the last one to end is then a small one."""
     found = {blob.digest: blob for blob in blobs}
     return sorted(found.values(), key=lambda blob: (-blob.size_bytes, blob.digest))
+
+
+def _titled(blobs: Iterable[Blob], done: Mapping[str, Put]) -> dict[str, Put]:
+    found: dict[str, Put] = {}
+    for blob in blobs:
+        title = blob.title if blob.title not in found else f"{blob.title} ({short(blob.digest)})"
+        found[title] = done[blob.digest]
+    return found
 
 
 def _all(blobs: Sequence[Blob], put: Callable[[Blob], Put]) -> dict[str, Put]:

@@ -33,8 +33,9 @@ class Reference:
     @classmethod
     def parse(cls, text: str) -> Reference:
         """Read a name as people write it. UsageError says what is wrong with it."""
-        rest, _, digest = text.partition("@")
-        if digest and not _DIGEST.fullmatch(digest):
+        rest, at, digest = text.partition("@")
+        # An empty one too: `name@$DIGEST` with an empty variable must not float.
+        if at and not _DIGEST.fullmatch(digest):
             raise _bad(text, f"{digest!r} is no digest (sha256: and 64 hex digits)")
         head, slash, tail = rest.partition("/")
         registry = HUB

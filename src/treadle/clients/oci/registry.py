@@ -10,6 +10,7 @@ Source: OCI distribution specification 1.1.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import urllib.parse
@@ -72,7 +73,7 @@ class Registry:
         if answer.status == 404:
             answer.read()
             raise store.unknown(f"{self.reference.registry}/{self.reference.repository}", name)
-        data = self._good(answer, f"manifest {name}").read(_LARGEST_MANIFEST + 1)
+        data = self._good(answer, f"manifest {name}").read(_LARGEST_MANIFEST)
         digest = digest_bytes(data)
         if name.startswith("sha256:") and digest != name:
             raise StateCorrupt(
@@ -81,8 +82,9 @@ class Registry:
                 hint="a proxy that caches wrongly, or a damaged registry",
             )
         kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+        told = self._plain(data, f"manifest {name}", kind)
         if kind not in (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX):
-            kind = str(json.loads(data).get("mediaType") or kind)
+            kind = str(told.get("mediaType") or kind)
         return Manifest(data, kind, digest)
 
     def find(self, name: str) -> str | None:
@@ -111,7 +113,8 @@ class Registry:
             answer.read()
             raise store.unknown(f"{self.reference.registry}/{self.reference.repository}", digest)
         self._good(answer, f"blob {digest}")
-        return cast("BinaryIO", Checked(answer.stream(), digest, size_bytes, answer.close))
+        source = _Received(answer)
+        return cast("BinaryIO", Checked(source, digest, size_bytes, answer.close))
 
     def tags(self) -> list[str]:
         """See Store."""
@@ -123,7 +126,7 @@ class Registry:
                 answer.read()
                 return []
             data = self._good(answer, "list of tags").read()
-            found += json.loads(data).get("tags") or []
+            found += self._plain(data, "list of tags").get("tags") or []
             url = _next(answer, url)
         return sorted(found)
 
@@ -150,9 +153,12 @@ class Registry:
         """True if the registry made it ours; else where it wants the bytes instead, or False."""
         scope = f"{self._push} repository:{source}:pull"
         query = urllib.parse.urlencode({"mount": blob.digest, "from": source})
-        answer = self._transport.request(
-            "POST", f"{self._path}/blobs/uploads/?{query}", scope=scope
-        )
+        try:
+            answer = self._transport.request(
+                "POST", f"{self._path}/blobs/uploads/?{query}", scope=scope
+            )
+        except Refused:
+            return False  # who may write here need not be one who may read there
         location = answer.headers.get("Location")
         answer.read()
         if answer.status == 201:
@@ -183,9 +189,12 @@ class Registry:
                     answer.read()
                     return
                 answer.read()
+                if answer.status != 404:
+                    self._pause(attempt + 1, answer)
             except ConnectionError as error:
                 if attempt == _CONTINUED - 1:
                     raise self._broken(blob, error) from None
+                self._pause(attempt + 1)
             if self.has_blob(blob.digest):  # it came, and only the answer was lost
                 return
             location = self._begin(blob)[0]
@@ -193,7 +202,7 @@ class Registry:
     def _put_streamed(self, blob: Blob, location: str | None) -> None:
         """A large blob: one long PATCH, taken up again where it broke; then the digest seals it."""
         key = digest_of([self.reference.registry, self.reference.repository, blob.digest])
-        offset, piece = 0, 0
+        offset, piece, earlier = 0, 0, None
         if location is None:
             earlier = self._cache.get("uploads", key)
             at = self._where(earlier) if earlier else None
@@ -211,6 +220,7 @@ class Registry:
                 failures += 1
                 if failures == _CONTINUED:
                     raise self._broken(blob, error) from None
+                self._pause(failures)
                 at = self._where(location)
                 if at is None:
                     location, least = self._begin(blob)
@@ -232,14 +242,18 @@ class Registry:
                 piece = _CHUNK_BYTES if not piece else max(piece // 2, 1 << 20)
             elif answer.status not in (404, 416, 500, 502, 503, 504):
                 raise self._refused(answer, f"blob {blob.title or blob.digest}", text)
+            elif answer.status >= 500:
+                self._pause(failures, answer)
             at = self._where(location)
             if at is None:
                 location, least = self._begin(blob)
                 at = (location, 0)
             location, offset = at
             self._cache.put("uploads", key, location)
-        self._seal(blob, location)
+        sealed = self._seal(blob, location, again=earlier is not None)
         self._cache.put("uploads", key, None)
+        if not sealed:  # what an earlier call left there was something else
+            self._put_streamed(blob, None)
 
     def _patch(self, blob: Blob, location: str, offset: int, end: int) -> Answer:
         return self._transport.request(
@@ -251,20 +265,30 @@ class Registry:
             body=_from(blob, offset, end), size=end - offset,
         )  # fmt: skip
 
-    def _seal(self, blob: Blob, location: str) -> None:
+    def _seal(self, blob: Blob, location: str, *, again: bool) -> bool:
+        """Name what was sent; False if it is not the blob and was not begun by this call."""
         try:
             answer = self._transport.request(
                 "PUT", _with_digest(location, blob.digest), scope=self._push, body=b""
             )
         except Unreachable:
             if self.has_blob(blob.digest):
-                return
+                return True
             raise
-        if answer.status != 201 and self.has_blob(blob.digest):
-            answer.read()
-            return  # an earlier answer was lost
-        self._good(answer, f"blob {blob.title or blob.digest}", 201)
-        answer.read()
+        text = said(answer.read())
+        if answer.status == 201 or self.has_blob(blob.digest):
+            return True  # another status: an earlier answer was lost
+        if again and answer.status in (400, 404, 416):
+            return False
+        raise self._refused(answer, f"blob {blob.title or blob.digest}", text)
+
+    def _pause(self, attempt: int, answer: Answer | None = None) -> None:
+        host = self.reference.registry
+        if answer is None:
+            self._transport.wait(attempt, None, f"sending to {host} broke off")
+        else:
+            told = answer.headers.get("Retry-After")
+            self._transport.wait(attempt, told, f"{host} answers {answer.status}")
 
     def _where(self, location: str) -> tuple[str, int] | None:
         """How much of an upload has arrived, by the registry's word; None if it is forgotten."""
@@ -310,11 +334,12 @@ class Registry:
         )
         data = answer.read()
         if answer.status != 200:
-            try:
-                data = self.manifest(store.fallback_tag(digest)).data
-            except TreadleError:
+            tag = store.fallback_tag(digest)
+            if self.find(tag) is None:
                 return []
-        found = [store.described(one) for one in json.loads(data).get("manifests") or []]
+            data = self.manifest(tag).data
+        told = self._plain(data, "list of referrers")
+        found = [store.described(one) for one in told.get("manifests") or []]
         return [one for one in found if artifact_type in (None, one.artifact_type)]
 
     def attach(
@@ -323,7 +348,8 @@ class Registry:
         """See Store."""
         data, empty = store.artifact(subject, artifact_type, blob, annotations)
         digest = digest_bytes(data)
-        if self.find(digest) is not None:
+        # Being there is not enough: a call that was cut off may not have listed it.
+        if any(one.digest == digest for one in self.referrers(subject.digest)):
             return digest
         for one in (empty, blob):
             self.put_blob(one)
@@ -370,6 +396,18 @@ class Registry:
         if answer.status in (wanted or (200,)):
             return answer
         raise self._refused(answer, what, said(answer.read()))
+
+    def _plain(self, data: bytes, what: str, kind: str = "") -> dict[str, Any]:
+        """What a registry says in JSON. TreadleError: it is something else."""
+        with contextlib.suppress(ValueError):
+            told = json.loads(data)
+            if isinstance(told, dict):
+                return told
+        raise TreadleError(
+            f"{self.reference.registry} answers for the {what} with something else"
+            + (f" ({kind})" if kind else ""),
+            hint="is it a registry? A proxy before it may have answered",
+        )
 
     def _refused(self, answer: Answer, what: str, text: str) -> TreadleError:
         where = f"{self.reference.registry}/{self.reference.repository}"
@@ -436,6 +474,18 @@ def _from(blob: Blob, offset: int, end: int) -> Callable[[], BinaryIO]:
         return cast("BinaryIO", _Part(source, end - offset))
 
     return opened
+
+
+class _Received:
+    """A blob's bytes as they come from a registry."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def read(self, size: int | None = None) -> bytes:
+        if size is not None:
+            return self._answer.piece(size)
+        return b"".join(iter(lambda: self._answer.piece(1 << 20), b""))
 
 
 class _Part:

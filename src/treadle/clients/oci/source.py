@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from treadle.base.digest import digest_file
-from treadle.base.errors import UsageError
+from treadle.base.errors import StateError, UsageError
 from treadle.base.image import Blob, Descriptor, Platform
 from treadle.base.log import Report, silent
 from treadle.clients.cache import Cache
+from treadle.clients.files import disk_errors
 from treadle.clients.oci import store as stores
 from treadle.clients.oci.archive import unpack
 from treadle.clients.oci.layout import Layout
@@ -86,13 +90,28 @@ def _open(
         unpacked = cache.folder / "archives" / digest_file(file).removeprefix("sha256:")
         if not (unpacked / "index.json").is_file():
             report(f"reading {rest}")
-            unpack(file, unpacked)
+            _unpacked(file, unpacked)
         return _once(lambda: Layout(unpacked)), "latest", None
     reference = Reference.parse(name)
     origin = (reference.registry, reference.repository)
     return (
         _once(lambda: Registry(reference, cache=cache, report=report)), reference.wanted, origin
     )  # fmt: skip
+
+
+def _unpacked(file: Path, folder: Path) -> None:
+    """Make `folder` of an archive, whole or not at all: its index may come before its blobs."""
+    building = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.building")
+    try:
+        with disk_errors(folder):
+            unpack(file, building)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(building, folder)
+    except (OSError, StateError):
+        if not (folder / "index.json").is_file():  # not another process that made the same
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def _once(make: Callable[[], Store]) -> Callable[[], Store]:

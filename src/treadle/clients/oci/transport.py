@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import email.utils
 import http.client
 import json
 import os
@@ -53,22 +54,33 @@ class Answer:
 
     status: int
     headers: Message
+    host: str
+    """Who answered, for messages."""
     _response: http.client.HTTPResponse = field(repr=False)
     _give_back: Callable[[bool], None] = field(repr=False)
 
     def read(self, most: int = 4 << 20) -> bytes:
-        """The whole body, bounded; then the connection is free."""
-        try:
-            data = self._response.read(most)
-        except (OSError, http.client.HTTPException):
-            self._give_back(False)
-            raise
+        """The whole body, bounded; then the connection is free. Unreachable if it breaks off."""
+        data = self.piece(most)
         self.close()
         return data
 
-    def stream(self) -> http.client.HTTPResponse:
-        """The body, to be read piece by piece; call `close` after."""
-        return self._response
+    def piece(self, size: int) -> bytes:
+        """The next bytes of the body; none at its end. Unreachable if it breaks off before."""
+        try:
+            data = self._response.read(size)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._broken(_reason(error)) from None
+        # http.client takes a connection that ends early for the end of the body.
+        if size and len(data) < size and self._response.length:
+            raise self._broken(f"{self._response.length} bytes are lacking")
+        return data
+
+    def _broken(self, why: str) -> Unreachable:
+        self._give_back(False)
+        return Unreachable(
+            f"{self.host} broke off in the middle of an answer: {why}", hint="try again"
+        )
 
     def close(self) -> None:
         """Keep the connection if the body was read to its end, else drop it."""
@@ -101,8 +113,8 @@ class Transport:
         self._report, self._sleep = report, sleep
         self.host = _HUB_HOST if reference.registry == HUB else reference.registry
         listed = self._environ.get("TREADLE_INSECURE_REGISTRIES", "")
-        insecure = {name.strip() for name in listed.split(",") if name.strip()}
-        plain = reference.loopback or reference.registry in insecure
+        self._insecure = {name.strip() for name in listed.split(",") if name.strip()}
+        plain = reference.loopback or reference.registry in self._insecure
         self.base = f"{'http' if plain else 'https'}://{self.host}"
         self._idle: dict[str, list[http.client.HTTPConnection]] = {}
         self._tokens: dict[str, str] = {}
@@ -133,8 +145,12 @@ class Transport:
         url = urllib.parse.urljoin(self.base + "/", url)
         renewed, attempt, redirects = 0, 0, 0
         while True:
+            url = self._safe(url)
+            mine = _origin(url) == self.base
+            # Only the registry itself may see who we are: a redirect leads to somebody's storage.
+            shown = self._authorization(scope) if mine else None
             try:
-                answer = self._once(method, url, scope, headers or {}, body, size)
+                answer = self._once(method, url, shown, headers or {}, body, size)
             except ssl.SSLCertVerificationError as error:
                 raise Unreachable(
                     f"the certificate of {_host(url)} is not trusted: {error.verify_message}",
@@ -147,21 +163,21 @@ class Transport:
                     raise ConnectionError(str(error)) from error
                 if attempt >= _TRIES or isinstance(error, socket.gaierror | ConnectionRefusedError):
                     raise self._away(url, error) from None
-                self._wait(attempt, None, f"{_host(url)} broke the connection")
+                self.wait(attempt, None, f"{_host(url)} broke the connection")
                 continue
             if answer.status == 401:
                 told = answer.headers.get_all("WWW-Authenticate") or []
                 answer.read()
                 renewed += 1
                 # Several times: other threads may use a short-lived token up meanwhile.
-                if renewed <= _RENEWALS and self._login(told, scope, url):
+                if mine and renewed <= _RENEWALS and self._login(told, scope, shown):
                     continue
                 raise self._denied(scope)
             if answer.status in _AGAIN and attempt + 1 < _TRIES and (retry or answer.status == 429):
                 attempt += 1
                 wait = answer.headers.get("Retry-After")
                 answer.read()
-                self._wait(attempt, wait, f"{_host(url)} answers {answer.status}")
+                self.wait(attempt, wait, f"{_host(url)} answers {answer.status}")
                 continue
             if answer.status in _REDIRECTS and method in ("GET", "HEAD"):
                 redirects += 1
@@ -177,17 +193,16 @@ class Transport:
         self,
         method: str,
         url: str,
-        scope: str,
+        authorization: str | None,
         headers: Mapping[str, str],
         body: Body | None,
         size: int | None,
     ) -> Answer:
         parts = urllib.parse.urlsplit(url)
         sent = {"User-Agent": f"treadle/{__version__}", "Accept": "*/*", **headers}
-        # Only the registry itself may see who we are: a redirect leads to somebody's storage.
-        if parts.netloc == self.host and (token := self._authorization(scope)):
-            sent["Authorization"] = token
-        origin = f"{parts.scheme}://{parts.netloc}"
+        if authorization is not None:
+            sent["Authorization"] = authorization
+        origin = _origin(url)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         fresh = False
         while True:
@@ -217,7 +232,11 @@ class Transport:
         sent = dict(headers)
         data: Any = body
         if body is not None and not isinstance(body, bytes):
-            stream = data = body()
+            try:
+                stream = body()
+            except OSError as error:
+                raise _unreadable(error) from error
+            data = _Local(stream)
             sent["Content-Length"] = str(size)
         elif body is None and method in ("POST", "PUT", "PATCH"):
             sent["Content-Length"] = "0"
@@ -244,7 +263,7 @@ class Transport:
 
         if method == "HEAD":
             response.read()
-        return Answer(response.status, response.headers, response, give_back)
+        return Answer(response.status, response.headers, _host(origin), response, give_back)
 
     def _connection(self, origin: str) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
@@ -306,10 +325,8 @@ class Transport:
         pair = f"{known.user}:{known.password}".encode()
         return "Basic " + base64.b64encode(pair).decode()
 
-    def _login(self, challenges: list[str], scope: str, url: str) -> bool:
-        """Do what a 401 asks for; False if it cannot be done."""
-        if urllib.parse.urlsplit(url).netloc != self.host:
-            return False
+    def _login(self, challenges: list[str], scope: str, shown: str | None) -> bool:
+        """Do what a 401 asks for that came although `shown` was sent; False if it cannot be done."""
         known = dict(filter(None, map(_challenge, challenges)))
         if "bearer" in known:
             with self._lock:
@@ -320,9 +337,9 @@ class Transport:
             return True
         if "basic" in known:
             with self._lock:
-                had = self._challenge is not None  # then it was sent, and did not please
                 self._challenge = ("basic", known["basic"])
-            return self._basic() is not None and not had
+            # What this very request showed counts: another thread may have learnt it meanwhile.
+            return self._basic() not in (None, shown)
         return False
 
     def _token(self, challenge: Mapping[str, str], scope: str) -> str:
@@ -360,19 +377,40 @@ class Transport:
                     raise Unreachable(
                         f"{parts.netloc} gives no token: it answers {error.code}"
                     ) from None
-                self._wait(attempt, error.headers.get("Retry-After"), f"{parts.netloc} is busy")
+                self.wait(attempt, error.headers.get("Retry-After"), f"{parts.netloc} is busy")
             except (OSError, ValueError, KeyError) as error:
                 if attempt == _TRIES or isinstance(error, ValueError | KeyError):
                     raise Unreachable(f"{parts.netloc} gives no token: {_reason(error)}") from None
-                self._wait(attempt, None, f"{parts.netloc} is away")
+                self.wait(attempt, None, f"{parts.netloc} is away")
         raise AssertionError
 
     # ---- what goes wrong ----
 
-    def _wait(self, attempt: int, told: str | None, why: str) -> None:
+    def _safe(self, url: str) -> str:
+        """Where a request may go: not to plain HTTP, because the registry says so.
+
+        A registry behind a proxy that ends TLS often names itself with http://: https:// is meant.
+        """
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme == "https" or _origin(url) == self.base:
+            return url
+        if parts.scheme == "http" and parts.netloc == self.host:
+            return urllib.parse.urlunsplit(parts._replace(scheme="https"))
+        if parts.scheme == "http" and (
+            parts.netloc in self._insecure or Reference(parts.netloc, "x").loopback
+        ):
+            return url
+        raise Refused(
+            f"{self.host} sends us on to {_origin(url)}, which is not encrypted",
+            hint="a host without TLS must be listed in TREADLE_INSECURE_REGISTRIES",
+        )
+
+    def wait(self, attempt: int, told: str | None, why: str) -> None:
+        """Wait before the next attempt (1 is the first that failed), as long as Retry-After says."""
         seconds = _BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.7, 1.3)  # noqa: S311
-        if told is not None and re.fullmatch(r"\d+(\.\d+)?", told.strip()):
-            seconds = max(float(told), 0.0)
+        if told is not None:
+            asked = _retry_after_s(told)
+            seconds = seconds if asked is None else asked
         seconds = min(seconds, _LONGEST_WAIT_S)
         self._report(f"{why}; trying again in {seconds:.1f} s", detail=seconds < 5)
         self._sleep(seconds)
@@ -417,6 +455,43 @@ def _challenge(header: str) -> tuple[str, dict[str, str]] | None:
         )
     }
     return (kind.lower(), found) if kind.lower() in ("bearer", "basic") else None
+
+
+class _Local:
+    """Content on its way to a registry: what goes wrong in reading it is not the connection's."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+
+    def read(self, size: int = -1) -> bytes:
+        """As of the source. TreadleError when it cannot be read; ConnectionError when it is another
+        registry's answer that broke off: opened again, it may go on."""
+        try:
+            return self._source.read(size)
+        except Unreachable as error:
+            raise ConnectionError(error.message) from error
+        except OSError as error:
+            raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError) -> TreadleError:
+    return TreadleError(f"what is to be sent cannot be read: {error}")
+
+
+def _retry_after_s(told: str) -> float | None:
+    """Seconds of a Retry-After: a number or a date. RFC 9110, section 10.2.3."""
+    if re.fullmatch(r"\d+(\.\d+)?", told.strip()):
+        return float(told)
+    try:
+        until = email.utils.parsedate_to_datetime(told)
+    except ValueError:
+        return None
+    return max(until.timestamp() - time.time(), 0.0)
+
+
+def _origin(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _host(url: str) -> str:
