@@ -101,8 +101,8 @@ def installed() -> list[str]:
         try:
             name = name_of(one.metadata["Name"] or "")
             version = importlib.metadata.version(name).partition("+")[0]
-        except (importlib.metadata.PackageNotFoundError, ValueError, TypeError, AttributeError):
-            continue  # a folder without its metadata
+        except (OSError, ImportError, ValueError, TypeError, AttributeError):
+            continue  # a folder without its metadata; the backport of importlib raises OSError
         if name != "treadle" and _VERSION.fullmatch(version):
             found[name] = version
     return [f"{name}=={version}" for name, version in sorted(found.items())]
