@@ -11,8 +11,9 @@ import pytest
 from treadle.base.errors import Refused
 from treadle.clients.kube import Conflict
 from treadle.clients.memory_kube import MemoryCluster
-from treadle.deploy import apply, kubernetes, manifest, preflight, wait
-from treadle.deploy.manifest import Wanted
+from treadle.deploy.kubernetes import apply, manifest, preflight, wait
+from treadle.deploy.kubernetes import service as kubernetes
+from treadle.deploy.kubernetes.wanted import Wanted
 
 WANTED = Wanted("flights", "production", "flights", f"r.io/flights@sha256:{'a' * 64}", f"sha256:{'a' * 64}", 1, f"sha256:{'b' * 64}")  # fmt: skip
 SCALED = dataclasses.replace(WANTED, most=4)

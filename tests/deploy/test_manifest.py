@@ -1,4 +1,4 @@
-"""deploy/manifest.py: the checklist of the field notes, by number, as far as it concerns models."""
+"""deploy/kubernetes/manifest.py: the checklist of the field notes, by number, as far as it concerns models."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from treadle.base.errors import UsageError
-from treadle.deploy import manifest
-from treadle.deploy.manifest import Wanted
+from treadle.deploy.kubernetes import manifest, model, text
+from treadle.deploy.kubernetes.wanted import Wanted, replicas
 
 FIXED = Wanted(
     "flights", "production", "flights", "registry.example.com/flights@sha256:" + "a" * 64,
@@ -86,7 +86,7 @@ def test_05_three_probes_ask_three_things(wanted: Wanted) -> None:
 @BOTH
 def test_07_grace_is_longer_than_hold_linger_and_a_request(wanted: Wanted) -> None:
     hold = containers(wanted)[0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    rest = manifest.LINGER_S + manifest.REQUEST_S + 10
+    rest = model.LINGER_S + model.REQUEST_S + 10
     assert pod(wanted)["terminationGracePeriodSeconds"] >= hold + rest
 
 
@@ -156,10 +156,11 @@ def test_13_custom_kinds_only_where_they_exist_and_said_aloud() -> None:
 @BOTH
 def test_19_text_is_the_same_bytes_in_another_process_and_language(wanted: Wanted) -> None:
     program = (
-        "import sys, json, dataclasses; from treadle.deploy import manifest\n"
+        "import sys, json, dataclasses; from treadle.deploy.kubernetes import manifest, text\n"
+        "from treadle.deploy.kubernetes.wanted import Wanted\n"
         "told = json.loads(sys.argv[1])\n"
         "told['tolerations'] = tuple(told['tolerations']); told['pull_secrets'] = tuple(told['pull_secrets'])\n"
-        "print(manifest.text(manifest.render(manifest.Wanted(**told))), end='')"
+        "print(text.text(manifest.render(Wanted(**told))), end='')"
     )
     found = {
         subprocess.run(
@@ -169,7 +170,7 @@ def test_19_text_is_the_same_bytes_in_another_process_and_language(wanted: Wante
         ).stdout
         for seed, language in (("0", "C.UTF-8"), ("7", "POSIX"))
     }  # fmt: skip
-    assert found == {manifest.text(manifest.render(wanted))}
+    assert found == {text.text(manifest.render(wanted))}
 
 
 @BOTH
@@ -184,7 +185,7 @@ def test_20_objects_are_valid_on_the_oldest_and_the_newest_kubernetes(
 
 @BOTH
 def test_45_no_secret_is_rendered(wanted: Wanted) -> None:
-    assert 'kind: "Secret"' not in manifest.text(manifest.render(wanted))
+    assert 'kind: "Secret"' not in text.text(manifest.render(wanted))
     if wanted.token_secret:
         (told,) = [e for e in containers(wanted)[0]["env"] if e["name"] == "TREADLE_TOKEN"]
         assert told["valueFrom"] == {"secretKeyRef": {"name": "flights-token", "key": "token"}}
@@ -201,13 +202,13 @@ def test_what_a_project_says_of_nodes_and_gpus_is_passed_through() -> None:
 
 @pytest.mark.parametrize(("text", "wanted"), [(3, (3, None)), ("3", (3, None)), ("2..8", (2, 8))])
 def test_replicas_are_a_number_or_a_range(text: int | str, wanted: tuple) -> None:
-    assert manifest.replicas(text) == wanted
+    assert replicas(text) == wanted
 
 
 @pytest.mark.parametrize("text", ["8..2", "0", "", "2..", "a", "2...8", "-1", 0])
 def test_what_are_no_replicas_is_said(text: int | str) -> None:
     with pytest.raises(UsageError, match="replicas"):
-        manifest.replicas(text)
+        replicas(text)
 
 
 VALUES = st.recursive(
@@ -221,7 +222,7 @@ VALUES = st.recursive(
 @given(st.dictionaries(st.text(min_size=1, max_size=8), VALUES, min_size=1, max_size=4))
 def test_any_object_comes_back_from_its_text(value: dict[str, Any]) -> None:
     try:
-        found = YAML(typ="safe", pure=True).load(io.StringIO(manifest.text([value])))
+        found = YAML(typ="safe", pure=True).load(io.StringIO(text.text([value])))
     except Exception as error:
         # YAML 1.2 has no way to write these characters; no name in Kubernetes holds one.
         assert "unacceptable character" in str(error) or "special characters" in str(error), error

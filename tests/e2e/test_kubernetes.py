@@ -19,7 +19,8 @@ from tests.support.cluster import kubectl
 from tests.support.projects import SPEC, houses, houses_csv, treadle
 
 from treadle.base.errors import Refused
-from treadle.deploy import kubernetes, manifest
+from treadle.deploy.kubernetes import service as kubernetes
+from treadle.deploy.kubernetes.wanted import Wanted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 CLIENT = """
@@ -324,7 +325,7 @@ def test_27_release_that_does_not_come_up_is_taken_back(project: Project) -> Non
 
 
 def test_26_image_that_cannot_be_pulled_is_told_at_once(project: Project, tmp_path: Path) -> None:
-    wanted = manifest.Wanted(
+    wanted = Wanted(
         "houses", "broken", project.namespace, f"127.0.0.1:1/nothing@sha256:{'0' * 64}", "", 1, "",
         least=1, cpu="10m", memory="64Mi",
     )  # fmt: skip
@@ -342,9 +343,7 @@ def test_pods_that_no_node_takes_are_told_and_fail_at_the_deadline(
     project: Project, tmp_path: Path
 ) -> None:
     image = live(project)["spec"]["template"]["spec"]["containers"][0]["image"]
-    wanted = manifest.Wanted(
-        "houses", "big", project.namespace, image, "", 1, "", least=1, cpu="900"
-    )
+    wanted = Wanted("houses", "big", project.namespace, image, "", 1, "", least=1, cpu="900")
     said: list[str] = []
     with pytest.raises(Refused, match="is not rolled out after 4 s"):
         kubernetes.roll_out(
@@ -361,7 +360,7 @@ def test_container_that_ends_again_and_again_is_told_with_its_last_words(
     project: Project, tmp_path: Path
 ) -> None:
     image = live(project)["spec"]["template"]["spec"]["containers"][0]["image"]
-    wanted = manifest.Wanted(
+    wanted = Wanted(
         "houses", "wrong", project.namespace, image, "", 1, "sha256:" + "1" * 64, least=1, cpu="10m"
     )
     with pytest.raises(Refused, match=r"ends again and again \(exit code 1") as caught:
@@ -400,7 +399,7 @@ def test_41_flipped_byte_in_the_model_keeps_a_pod_from_getting_ready(
     project: Project, tmp_path: Path
 ) -> None:
     image = live(project)["spec"]["template"]["spec"]["containers"][0]["image"]
-    wanted = manifest.Wanted(
+    wanted = Wanted(
         "houses",
         "flipped",
         project.namespace,

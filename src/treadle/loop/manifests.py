@@ -11,8 +11,9 @@ from treadle.base.plain import from_plain
 from treadle.base.records import Model
 from treadle.base.spec import KubernetesTarget
 from treadle.clients.files import write_file
-from treadle.deploy import manifest, preflight
-from treadle.deploy.preflight import Finding
+from treadle.deploy.kubernetes import manifest, preflight, text
+from treadle.deploy.kubernetes.preflight import Finding
+from treadle.deploy.kubernetes.wanted import Wanted, replicas
 from treadle.loop import places
 from treadle.loop.project import Project
 
@@ -27,7 +28,7 @@ class Rendered:
     @property
     def text(self) -> str:
         """As YAML documents."""
-        return manifest.text(self.objects)
+        return text.text(self.objects)
 
     def write(self, folder: Path) -> list[Path]:
         """A file for each object, named by order, kind and name; files of before are replaced."""
@@ -37,7 +38,7 @@ class Rendered:
         found = []
         for number, one in enumerate(self.objects, 1):
             name = f"{number:02}-{one['kind'].lower()}-{one['metadata']['name']}.yaml"
-            write_file(folder / name, manifest.text([one]).encode())
+            write_file(folder / name, text.text([one]).encode())
             found.append(folder / name)
         return found
 
@@ -50,20 +51,20 @@ def render(project: Project, environment: str) -> Rendered:
 
 def examine(project: Project, environment: str) -> list[Finding]:
     """What the environment's cluster has and lacks; nothing is written."""
-    from treadle.deploy.kubernetes import cluster_of
+    from treadle.deploy.kubernetes.service import cluster_of
 
     target = project.serving_target(environment)
     if not isinstance(target, KubernetesTarget):
         raise _elsewhere(project, environment)
-    least, most = manifest.replicas(target.replicas)
-    wanted = manifest.Wanted(
+    least, most = replicas(target.replicas)
+    wanted = Wanted(
         project.spec.project, environment, target.namespace or project.spec.project.replace("_", "-"),
         "none", "", 0, "", least=least, most=most,
     )  # fmt: skip
     return preflight.look(cluster_of(target.context), wanted)
 
 
-def _wanted(project: Project, environment: str) -> manifest.Wanted:
+def _wanted(project: Project, environment: str) -> Wanted:
     place = project.spec.place(environment)
     if not isinstance(project.serving_target(place), KubernetesTarget):
         raise _elsewhere(project, place)

@@ -18,7 +18,7 @@ from treadle.deploy import process
 if TYPE_CHECKING:
     from treadle.base.records import Model, Release, Rollout
     from treadle.deploy.client import Asked
-    from treadle.deploy.manifest import Wanted
+    from treadle.deploy.kubernetes.wanted import Wanted
     from treadle.deploy.target import Observed
     from treadle.loop.project import Project
 
@@ -31,7 +31,7 @@ def observe(project: Project, place: str) -> Observed:
 
         return docker.observe(folder)
     if isinstance(project.serving_target(place), KubernetesTarget):
-        from treadle.deploy import kubernetes
+        from treadle.deploy.kubernetes import service as kubernetes
 
         return kubernetes.observe(folder)
     return process.observe(folder)
@@ -42,7 +42,7 @@ def ask(project: Project, place: str, address: str, rows: Any) -> Asked:
     from treadle.deploy import client
 
     if isinstance(project.serving_target(place), KubernetesTarget):
-        from treadle.deploy import kubernetes
+        from treadle.deploy.kubernetes import service as kubernetes
 
         folder = project.environment_folder(place)
         status, data, told, where = kubernetes.ask(folder, "invocations", client.body(rows))
@@ -72,7 +72,7 @@ def roll_out(project: Project, place: str, release: Release, model: Model) -> Ro
             process.stop(folder)
         return done
     if isinstance(target, KubernetesTarget):
-        from treadle.deploy import kubernetes
+        from treadle.deploy.kubernetes import service as kubernetes
 
         wanted = wanted_objects(project, place, release, model)
         with disk_errors(folder):
@@ -96,7 +96,7 @@ def wanted_objects(
 ) -> Wanted:
     """What a cluster should have of a release. Without `build` the image of it that was built
     before is taken (UsageError if there is none)."""
-    from treadle.deploy import manifest
+    from treadle.deploy.kubernetes.wanted import Wanted, replicas
     from treadle.loop import image
 
     target = project.serving_target(place)
@@ -106,8 +106,8 @@ def wanted_objects(
         if build
         else image.known(project, place, release, target)
     )
-    least, most = manifest.replicas(target.replicas)
-    return manifest.Wanted(
+    least, most = replicas(target.replicas)
+    return Wanted(
         project=project.spec.project, environment=place,
         namespace=target.namespace or project.spec.project.replace("_", "-"),
         image=ready.reference, image_digest=ready.digest, release=release.number,
@@ -142,7 +142,7 @@ def stop(project: Project, place: str, *, everything: bool = False) -> bool:
 
         return docker.stop(folder)
     if isinstance(project.serving_target(place), KubernetesTarget):
-        from treadle.deploy import kubernetes
+        from treadle.deploy.kubernetes import service as kubernetes
 
         return kubernetes.stop(folder, everything=everything, report=project.report)
     return process.stop(folder)
@@ -166,7 +166,7 @@ def log_lines(project: Project, place: str, lines: int, *, follow: bool) -> Iter
         yield from found
         return
     if isinstance(project.serving_target(place), KubernetesTarget):
-        from treadle.deploy import kubernetes
+        from treadle.deploy.kubernetes import service as kubernetes
 
         if follow:
             raise UsageError(

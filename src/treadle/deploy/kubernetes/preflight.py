@@ -11,8 +11,8 @@ from typing import Literal
 
 from treadle.base.errors import Refused, TreadleError
 from treadle.clients.kube import Cluster
-from treadle.deploy import manifest
-from treadle.deploy.manifest import Wanted
+from treadle.deploy.kubernetes import manifest, text
+from treadle.deploy.kubernetes.wanted import Wanted
 
 OLDEST, NEWEST = (1, 30), (1, 37)
 _NEEDED = ("get", "patch", "create", "delete")
@@ -98,7 +98,7 @@ def role(wanted: Wanted, missing: dict[str, list[str]]) -> str:
         rules.append(
             {"apiGroups": [_GROUPS.get(version, "")], "resources": [plural], "verbs": verbs}
         )
-    return manifest.text([{
+    return text.text([{
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
         "metadata": {"name": "treadle", "namespace": wanted.namespace}, "rules": rules,
     }])  # fmt: skip

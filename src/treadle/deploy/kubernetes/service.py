@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from treadle.base import crash, supervision
 from treadle.base.errors import Refused, TreadleError, UsageError
 from treadle.base.log import Report, silent
-from treadle.deploy import apply, manifest, wait
+from treadle.deploy.kubernetes import apply, manifest, wait
 from treadle.deploy.target import Observed, Status
 
 if TYPE_CHECKING:
     from treadle.base.records import Rollout
     from treadle.clients.kube import Cluster
-    from treadle.deploy.manifest import Wanted
+    from treadle.deploy.kubernetes.wanted import Wanted
 
 STATE, GOOD = "kubernetes.json", "kubernetes-good.json"
 MOST_FIELDS = 5

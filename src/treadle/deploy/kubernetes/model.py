@@ -1,0 +1,191 @@
+"""The model server: account, settings, Deployment, and what scales and protects it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from treadle.base.digest import digest
+from treadle.deploy.kubernetes.wanted import MANAGER, PORT, Wanted, label_selector, labels, meta
+
+HOLD_S = 5
+"""How long a pod goes on as before after it is told to end: until no proxy sends it anybody new."""
+LINGER_S = 5
+"""Then it says `Connection: close` for so long, until every client has gone elsewhere."""
+REQUEST_S = 30
+GRACE_S = HOLD_S + LINGER_S + REQUEST_S + 10
+DEADLINE_S = 300
+"""A roll-out that makes no progress for so long has failed."""
+_USER = 65532
+
+
+def namespace(wanted: Wanted) -> dict[str, Any]:
+    """Its pods are held to the restricted standard of pod security."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": wanted.namespace,
+            "labels": {
+                "app.kubernetes.io/managed-by": MANAGER,
+                "pod-security.kubernetes.io/enforce": "restricted",
+            },
+        },
+    }
+
+
+def account(wanted: Wanted) -> dict[str, Any]:
+    """Nothing in the pod talks to the API server: no token."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": meta(wanted),
+        "automountServiceAccountToken": False,
+    }
+
+
+def settings(wanted: Wanted) -> dict[str, Any]:
+    """What the server is told by its environment."""
+    told = {
+        "TREADLE_ENVIRONMENT": wanted.environment,
+        "TREADLE_RELEASE": str(wanted.release),
+        "TREADLE_NAME": wanted.project,
+        "TREADLE_CONTENT": wanted.content,
+        "TREADLE_IMAGE": wanted.image_digest,
+        "TREADLE_WORKERS": str(wanted.workers),
+        "TREADLE_STOP_LINGER": str(LINGER_S),
+    }
+    if wanted.run:
+        told["TREADLE_RUN"] = wanted.run
+    if wanted.trust_pickle:
+        told["TREADLE_TRUST_PICKLE"] = "yes"
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        # A name by content: a roll-back of the Deployment finds the settings it had.
+        "metadata": meta(wanted, f"{wanted.name}-{digest(told)[7:15]}"),
+        "data": dict(sorted(told.items())),
+        "immutable": True,
+    }
+
+
+def deployment(wanted: Wanted) -> dict[str, Any]:
+    """Replaced pod by pod, never with fewer than before."""
+    spec: dict[str, Any] = {
+        "selector": {"matchLabels": label_selector(wanted)},
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+        },
+        "progressDeadlineSeconds": DEADLINE_S,
+        "revisionHistoryLimit": 3,
+        "template": {"metadata": {"labels": labels(wanted)}, "spec": _pod(wanted)},
+    }
+    if wanted.most is None:
+        spec["replicas"] = wanted.least
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(wanted), "spec": spec}
+
+
+def _pod(wanted: Wanted) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "serviceAccountName": wanted.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_S,
+        "securityContext": {
+            "runAsNonRoot": True, "runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(wanted)],
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}}],
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": label_selector(wanted)},
+            }
+        ],
+    }  # fmt: skip
+    if wanted.node_selector:
+        spec["nodeSelector"] = dict(wanted.node_selector)
+    if wanted.tolerations:
+        spec["tolerations"] = [dict(one) for one in wanted.tolerations]
+    if wanted.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in wanted.pull_secrets]
+    return spec
+
+
+def _container(wanted: Wanted) -> dict[str, Any]:
+    # The pod's name is the instance, and so a part of every prediction id.
+    env: list[dict[str, Any]] = [
+        {"name": "TREADLE_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    ]
+    if wanted.token_secret is not None:
+        ref = {"secretKeyRef": {"name": wanted.token_secret, "key": "token"}}
+        env.append({"name": "TREADLE_TOKEN", "valueFrom": ref})
+    extended = dict(wanted.resources)
+    if wanted.gpus:
+        extended["nvidia.com/gpu"] = str(wanted.gpus)
+    return {
+        "name": "model",
+        "image": wanted.image,
+        "args": ["serve"],
+        "env": env,
+        "envFrom": [{"configMapRef": {"name": settings(wanted)["metadata"]["name"]}}],
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "resources": {
+            "requests": {"cpu": wanted.cpu, "memory": wanted.memory, **extended},
+            "limits": {"memory": wanted.memory, **extended},
+        },
+        # Three questions: has it begun, may it be asked, does it live. None asks another service.
+        "startupProbe": _probe(f"/v2/models/{wanted.project}/ready", period=1, failures=DEADLINE_S),
+        "readinessProbe": _probe("/v2/health/ready", period=2, failures=2),
+        "livenessProbe": _probe("/v2/health/live", period=10, failures=6),
+        "lifecycle": {"preStop": {"sleep": {"seconds": HOLD_S}}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - in the container
+    }
+
+
+def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": "http"},
+        "periodSeconds": period, "timeoutSeconds": 3, "failureThreshold": failures,
+    }  # fmt: skip
+
+
+def autoscaler(wanted: Wanted) -> dict[str, Any]:
+    """Between least and most replicas, by CPU."""
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": meta(wanted),
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": wanted.name},
+            "minReplicas": wanted.least,
+            "maxReplicas": wanted.most,
+            "metrics": [
+                {
+                    "type": "Resource",
+                    "resource": {
+                        "name": "cpu",
+                        "target": {"type": "Utilization", "averageUtilization": 80},
+                    },
+                }
+            ],
+        },
+    }
+
+
+def budget(wanted: Wanted) -> dict[str, Any]:
+    """A node may be drained: one pod at a time."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": meta(wanted),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": label_selector(wanted)}},
+    }
