@@ -25,6 +25,7 @@ POINTS: tuple[str, ...] = (
     "files.write.after",
     "data.learned",
     "build.packaged",
+    "capture.stored",
     "deploy.begin",
     "deploy.wanted",
     "deploy.spawned",

@@ -5,6 +5,8 @@ appended. `<start>` is `20130501T060000.000000Z` (base/clock, so replayed), so n
 A file is the 8 bytes `MAGIC`, then records: length (uint32, little-endian), crc32 of the payload
 (uint32), payload (msgpack, one `Record` as a map). A server killed in the middle leaves a torn last
 record, which readers skip; it never appends to an old file (each process has its own instance id).
+The writer holds the kernel's lock on its open file, so one that nobody will finish can be told from
+one that is being written (`finish_left`).
 
 Whole records are in the file at the latest 0.2 s after the answer, so readers read `.open` files
 too. The cursor of a reader is `{segment: offset}`: the name without `.open`, and the offset after
@@ -31,6 +33,8 @@ times are ISO 8601 texts):
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import struct
@@ -138,19 +142,49 @@ class SegmentWriter:
         """Finish the open segment: on disk, under its final name."""
         if self._file is None:
             return
-        os.fsync(self._file)
-        os.close(self._file)
-        self._file = None
-        os.rename(self._path, self._path.with_name(self._path.name.removesuffix(".open")))
+        file, self._file = self._file, None
+        try:
+            os.fsync(file)
+            os.rename(self._path, _finished(self._path))  # with its lock held: nobody else does it
+        finally:
+            os.close(file)
 
     def _begin(self) -> int:
-        self._number += 1
         start = clock.now().strftime("%Y%m%dT%H%M%S.%fZ")
-        self._path = self._folder / f"{start}-{self._instance}-{self._number:06d}{OPEN}"
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        os.write(self._file, MAGIC)
+        while True:  # an instance that was started again in the same moment has its files here
+            self._number += 1
+            self._path = self._folder / f"{start}-{self._instance}-{self._number:06d}{OPEN}"
+            if not self._path.exists() and not _finished(self._path).exists():
+                break
+        # Under another name until it is locked: nobody finds it unlocked while it is written.
+        made = self._path.with_name(f"{self._path.name}.new")
+        file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(file, MAGIC)
+            os.rename(made, self._path)
+        except OSError:
+            os.close(file)
+            raise
+        self._file = file
         self._size, self._since = len(MAGIC), clock.elapsed()
-        return self._file
+        return file
+
+
+def finish_left(folder: Path) -> None:
+    """Give the open segments their final names that nobody writes any more: their writer was killed."""
+    for path in folder.glob(f"*{OPEN}"):
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            file = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.rename(path, _finished(path))
+            finally:
+                os.close(file)
+
+
+def _finished(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".open"))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from treadle.base.errors import MissingExtra, Refused, TreadleError, Unreachable, UsageError
@@ -52,8 +52,16 @@ class Cluster(Protocol):
     ) -> builtins.list[str]:
         """The last lines of a pod's log; empty if there is none."""
 
-    def may(self, verb: str, kind: str, namespace: str | None) -> bool:
-        """Whether we may do something with a kind of objects."""
+    def execute(
+        self, namespace: str, pod: str, command: Sequence[str], *, container: str
+    ) -> Iterator[bytes]:
+        """Run a command in a container: what it writes to standard output, in pieces, as it comes.
+
+        Refused: the command failed, or may not be run. Unreachable: the connection was cut off.
+        """
+
+    def may(self, verb: str, kind: str, namespace: str | None, *, part: str = "") -> bool:
+        """Whether we may do something with a kind of objects, or a part of them (`exec`)."""
 
     def ask(
         self, namespace: str, service: str, port: str, path: str, body: bytes | None
@@ -91,7 +99,7 @@ class ApiCluster:
             self._http = Client(config, ConnectionParams(timeout=httpx2.Timeout(_TIMEOUT_S)))
         except (ConfigError, OSError, ValueError) as error:
             raise _unusable(context, error) from None
-        self._unusable = ConfigError
+        self._config, self._unusable = config, ConfigError
         self._away = httpx2.TransportError
         self._resources: dict[str, dict[str, tuple[str, bool]]] = {}
 
@@ -164,7 +172,23 @@ class ApiCluster:
         status, data = self._send("GET", f"/api/v1/namespaces/{namespace}/pods/{pod}/log", query)
         return data.decode("utf-8", "replace").splitlines() if status == 200 else []
 
-    def may(self, verb: str, kind: str, namespace: str | None) -> bool:
+    def execute(
+        self, namespace: str, pod: str, command: Sequence[str], *, container: str
+    ) -> Iterator[bytes]:
+        """See Cluster."""
+        from treadle.clients import kube_exec
+
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec"
+        words = f"{' '.join(command[:5])} in {pod}"
+        try:
+            yield from kube_exec.run(self._config, path, command, container=container, what=words)
+        except kube_exec.NotUpgraded as error:
+            self._read(error.status, error.body, words)
+            raise Unreachable(f"{words}: the API server answers {error.status}") from None
+        except self._unusable as error:
+            raise _unusable(self.context, error) from None
+
+    def may(self, verb: str, kind: str, namespace: str | None, *, part: str = "") -> bool:
         """See Cluster."""
         version, _, name = kind.rpartition("/")
         group = version.partition("/")[0] if "/" in version else ""
@@ -172,6 +196,8 @@ class ApiCluster:
         if found is None:
             return False
         asked = {"verb": verb, "group": group, "resource": found[0]}
+        if part:
+            asked["subresource"] = part
         if namespace and found[1]:
             asked["namespace"] = namespace
         review = {

@@ -11,12 +11,14 @@ import builtins
 import copy
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from treadle.base.errors import Refused
+from treadle.base.errors import Refused, TreadleError
 from treadle.clients.kube import MANAGER, Conflict, Object
 
+Program = Callable[[Sequence[str]], tuple[int, bytes, bytes]]
+"""A command → its exit code, standard output and standard error."""
 _GLOBAL = frozenset({"v1/Namespace"})
 _ATOMIC = frozenset({"data", "command", "args"})
 
@@ -29,7 +31,9 @@ class MemoryCluster:
         self.objects: dict[tuple[str, str | None, str], Object] = {}
         self.log: dict[str, builtins.list[str]] = {}
         self.forbidden: set[tuple[str, str]] = set()
-        """(verb, kind) that we may not."""
+        """(verb, kind) that we may not; of a part of it `v1/Pod/exec`."""
+        self.programs: dict[str, Program] = {}
+        """What runs in a container of a pod, by the pod's name."""
         self._owners: dict[tuple[str, str | None, str], dict[str, set[str]]] = {}
         """Object → manager → paths of the fields that it applied."""
         self._versions = itertools.count(1)
@@ -125,10 +129,28 @@ class MemoryCluster:
         del namespace, previous, container
         return self.log.get(pod, [])[-lines:]
 
-    def may(self, verb: str, kind: str, namespace: str | None) -> bool:
+    def execute(
+        self, namespace: str, pod: str, command: Sequence[str], *, container: str
+    ) -> Iterator[bytes]:
+        """See Cluster. The pod's program is asked what the command says."""
+        if ("create", "v1/Pod/exec") in self.forbidden:
+            raise Refused(f"not allowed: cannot create resource pods/exec in {namespace}")
+        found = self.objects.get(("v1/Pod", namespace, pod))
+        if found is None or pod not in self.programs:
+            raise TreadleError(f'pods "{pod}" not found')
+        names = [one.get("name") for one in (found.get("spec") or {}).get("containers", [])]
+        if container not in names:
+            raise Refused(f"container {container} is not valid for pod {pod}")
+        code, output, errors = self.programs[pod](command)
+        yield from (output[at : at + 4096] for at in range(0, len(output), 4096))
+        if code:
+            said = errors.decode("utf-8", "replace").strip()
+            raise Refused(f"{' '.join(command[:5])} in {pod} ended with {code}: {said}")
+
+    def may(self, verb: str, kind: str, namespace: str | None, *, part: str = "") -> bool:
         """See Cluster."""
         del namespace
-        return (verb, kind) not in self.forbidden
+        return (verb, f"{kind}/{part}" if part else kind) not in self.forbidden
 
     def ask(
         self, namespace: str, service: str, port: str, path: str, body: bytes | None

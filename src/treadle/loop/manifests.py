@@ -59,7 +59,7 @@ def examine(project: Project, environment: str) -> list[Finding]:
     least, most = replicas(target.replicas)
     wanted = Wanted(
         project.spec.project, environment, target.namespace or project.spec.project.replace("_", "-"),
-        "none", "", 0, "", least=least, most=most,
+        "none", "", 0, "", least=least, most=most, capture=project.spec.monitor.capture,
     )  # fmt: skip
     return preflight.look(cluster_of(target.context), wanted)
 

@@ -84,6 +84,7 @@ def _advance(project: Project, place: str) -> list[Window]:
         return []
     now = clock.now()
     if not _due(project, cursor, now):
+        places.collect(project, place, due=False)
         return []
     places.collect(project, place)
     records, after = segments.read_new(folder, cursor.get("segments"))

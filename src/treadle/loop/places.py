@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from treadle.base.errors import UsageError
+from treadle.base.errors import TreadleError, UsageError
 from treadle.base.spec import DockerTarget, KubernetesTarget
 from treadle.clients.files import disk_errors
 from treadle.deploy import process
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from treadle.deploy.kubernetes.wanted import Wanted
     from treadle.deploy.target import Observed
     from treadle.loop.project import Project
+
+
+_SELDOM_S = 60.0
+"""Pods are asked so often for what they captured, where nothing needs it yet."""
 
 
 def observe(project: Project, place: str) -> Observed:
@@ -75,6 +79,7 @@ def roll_out(project: Project, place: str, release: Release, model: Model) -> Ro
         from treadle.deploy.kubernetes import service as kubernetes
 
         wanted = wanted_objects(project, place, release, model)
+        _collect_pods(project, place)  # what they captured goes when they do
         with disk_errors(folder):
             return kubernetes.roll_out(folder, target.context, wanted, report=project.report)
     if (folder / "docker.json").exists():
@@ -115,7 +120,7 @@ def wanted_objects(
         cpu=target.cpu, memory=target.memory, gpus=target.gpus, resources=target.resources,
         node_selector=target.node_selector, tolerations=target.tolerations,
         pull_secrets=target.pull_secrets, labels=target.labels, token_secret=target.token_secret,
-        trust_pickle=project.spec.trust == "pickle",
+        trust_pickle=project.spec.trust == "pickle", capture=project.spec.monitor.capture,
     )  # fmt: skip
 
 
@@ -144,16 +149,55 @@ def stop(project: Project, place: str, *, everything: bool = False) -> bool:
     if isinstance(project.serving_target(place), KubernetesTarget):
         from treadle.deploy.kubernetes import service as kubernetes
 
-        return kubernetes.stop(folder, everything=everything, report=project.report)
+        _collect_pods(project, place)
+        stopped = kubernetes.stop(folder, everything=everything, report=project.report)
+        collect_leaving(project, place)
+        return stopped
     return process.stop(folder)
 
 
-def collect(project: Project, place: str) -> None:
-    """Have what was captured until now in the environment's folder."""
-    if isinstance(project.serving_target(place), DockerTarget):
+def collect(project: Project, place: str, *, due: bool = True) -> None:
+    """Have what was captured until now in the environment's folder.
+
+    Where nobody needs it yet (not `due`) it may wait where it is, but for pods: what they captured
+    goes when they do, so theirs is collected once in a while.
+    """
+    folder = project.environment_folder(place)
+    if isinstance(project.serving_target(place), DockerTarget) and due:
         from treadle.deploy import docker
 
-        docker.collect(project.environment_folder(place))
+        docker.collect(folder)
+    if isinstance(project.serving_target(place), KubernetesTarget):
+        from treadle.deploy.kubernetes import capture
+
+        if due:
+            capture.collect(folder, report=project.report)
+        elif capture.since_last_s(folder) > _SELDOM_S:
+            _collect_pods(project, place)
+
+
+def _collect_pods(project: Project, place: str) -> None:
+    """Collect what pods captured; that it cannot be had is said, and keeps nobody from going on."""
+    from treadle.deploy.kubernetes import capture
+
+    try:
+        capture.collect(project.environment_folder(place), report=project.report)
+    except TreadleError as error:
+        words = f"what the pods captured is not collected: {error.message}"
+        project.report(words + (f" ({error.hint})" if error.hint else ""), warning=True)
+
+
+def collect_leaving(project: Project, place: str) -> None:
+    """Have what servers that were told to end capture until they have. Only pods take it along."""
+    if not isinstance(project.serving_target(place), KubernetesTarget):
+        return
+    from treadle.deploy.kubernetes import capture
+
+    try:
+        capture.collect_leaving(project.environment_folder(place), report=project.report)
+    except TreadleError as error:
+        words = f"what the leaving pods captured last is not collected: {error.message}"
+        project.report(words, warning=True)
 
 
 def log_lines(project: Project, place: str, lines: int, *, follow: bool) -> Iterator[str]:

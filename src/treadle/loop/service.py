@@ -62,6 +62,7 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
                 )
             )
         )
+        places.collect_leaving(project, place)
         raise
     crash.point("deploy.answered")
     project.commit(
@@ -88,6 +89,7 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
         )
     )
     project.report(f"release {champion.number} answers at {done.address}")
+    places.collect_leaving(project, place)
     return places.observe(project, place)
 
 

@@ -39,6 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
         from treadle.operate import supervisor
 
         return supervisor.run(Path(parsed.folder), parsed.fd, parsed.lock_fd)
+    if parsed.command == "capture":
+        from treadle.operate import handout
+
+        return handout.main(parsed, os.environ)
     told = _Status(getattr(parsed, "status_fd", None))
     try:
         if parsed.command == "hold":
@@ -47,9 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
             handover.hold(parsed.host, parsed.port, Path(parsed.socket))
             return 0
         options = settings.read(parsed, os.environ)
-        if options.workers > 1 and options.given.fd is None:
-            return _supervise(options, arguments[arguments.index("serve") + 1 :])
-        return _serve(options, told)
+        if options.given.fd is not None:
+            return _serve(options, told)
+        return _alone(options, arguments, told)
     except TreadleError as error:
         told.send(error=error.message, hint=error.hint, code=error.exit_code)
         print(f"error: {error.message}", file=sys.stderr)
@@ -84,6 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     hold.add_argument("socket", help="Unix socket where servers ask for it")
     hold.add_argument("--host", default="0.0.0.0")
     hold.add_argument("--port", type=int, default=8080)
+    capture = commands.add_parser(
+        "capture", help="hand captured requests to who collects them", allow_abbrev=False
+    )
+    capture.add_argument("action", choices=("send", "drop"))
+    capture.add_argument(
+        "names", nargs="*", help="of drop: the segments that are kept elsewhere now"
+    )
+    capture.add_argument("--folder", help="by default TREADLE_CAPTURE")
+    capture.add_argument("--server", type=int, default=1, metavar="PID", help="of the server (1)")
     supervise = commands.add_parser("supervise", help=argparse.SUPPRESS)
     supervise.add_argument("folder")
     supervise.add_argument("--fd", type=int, required=True)
@@ -106,6 +119,21 @@ class _Status:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError:
             self._descriptor = None  # the supervisor is gone: the lifeline tells the server
+
+
+def _alone(options: Options, arguments: list[str], told: _Status) -> int:
+    """Serve without the process target's supervisor, as a container's first process does."""
+    from treadle.operate import handout
+
+    if options.capture is not None:
+        handout.begin(options.capture)
+    if options.workers > 1:
+        code = _supervise(options, arguments[arguments.index("serve") + 1 :])
+    else:
+        code = _serve(options, told)
+    if code == 0 and options.capture is not None and options.capture_wait_s:
+        handout.wait(options.capture, options.capture_wait_s)
+    return code
 
 
 # ---- several workers -----------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 A thread of its own turns what was taken into records and appends them to segments
 (base/segments). The queue is bounded by requests and by rows; what does not fit, what exceeds the
-cap per minute and what the disk refuses is dropped and counted.
+cap per minute and what the disk refuses, or the bytes that may wait there (`most_bytes`), is dropped
+and counted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from treadle.base import clock, segments
+from treadle.operate import handout
 from treadle.operate.model.loaded import Prepared
 
 _log = logging.getLogger("treadle.capture")
@@ -64,10 +66,12 @@ class Capture:
         max_age_s: float = 300.0,
         exclude: Collection[str] = (),
         hashed: Collection[str] = (),
+        most_bytes: int | None = None,
     ) -> None:
         self._writer = segments.SegmentWriter(
             folder, instance, max_bytes=max_bytes, max_age_s=max_age_s
         )
+        self._folder, self._most_bytes = folder, most_bytes
         self._who = (environment, release, instance, model)
         self._rate = rate
         # Together never more than `per_minute` in any minute.
@@ -82,7 +86,7 @@ class Capture:
         self._wake, self._flushed = threading.Event(), threading.Condition()
         self._asked = self._done = 0
         self._stop = False
-        self.captured = 0
+        self.captured = self._full = 0
         self.dropped = {"per_minute": 0, "queue": 0, "disk": 0, "error": 0}
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._thread.start()
@@ -162,8 +166,18 @@ class Capture:
             except Exception:
                 self.dropped["error"] += 1
                 _log.exception("capture: a record of %d rows could not be made", item.rows)
+        if framed and not self._room(sum(map(len, framed))):
+            self.dropped["disk"] += len(framed)
+            self._full += len(framed)
+            handout.say_full(self._folder, self._who[2], self._full)
+            return
         self._writer.append(framed)
         self.captured += len(framed)
+
+    def _room(self, size: int) -> bool:
+        """Whether so much more may wait in the folder: beyond the size of its volume a pod is put
+        out by its node."""
+        return self._most_bytes is None or handout.waiting(self._folder) + size <= self._most_bytes
 
     def _record(self, item: Taken) -> segments.Record:
         environment, release, instance, model = self._who

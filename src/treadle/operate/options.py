@@ -195,6 +195,8 @@ class Options:
     capture_per_minute: int = _option(natural, 6000, "at most, all workers together")
     capture_exclude: tuple[str, ...] = _option(names, (), "columns that are not kept")
     capture_hash: tuple[str, ...] = _option(names, (), "columns of which only a digest is kept")
+    capture_most: int | None = _option(size, None, "bytes that may wait there; more is dropped")
+    capture_wait_s: float = _option(seconds, 0.0, "at the end, until what waits is collected")
     trust_pickle: bool = _option(yes, False, "load formats that can run code")
     threads: int | None = _option(
         count, None, "of a prediction; the CPUs of the container by the workers"

@@ -77,6 +77,7 @@ class Serving:
             instance=who.instance, model=who.content, rate=options.capture_rate,
             per_minute=math.ceil(options.capture_per_minute / options.workers),
             exclude=options.capture_exclude, hashed=options.capture_hash,
+            most_bytes=options.capture_most,
         )  # fmt: skip
 
     def _grpc_server(self) -> grpc.Server | None:

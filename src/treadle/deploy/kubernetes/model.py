@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from treadle.base.digest import digest
@@ -13,9 +14,18 @@ LINGER_S = 5
 """Then it says `Connection: close` for so long, until every client has gone elsewhere."""
 REQUEST_S = 30
 GRACE_S = HOLD_S + LINGER_S + REQUEST_S + 10
+COLLECT_S = 20
+"""Then, if it has captured anything, it waits so long for that to be collected."""
+LEAVING_S = GRACE_S + COLLECT_S
+"""A pod that captures is gone so long after it was told to end."""
 DEADLINE_S = 300
 """A roll-out that makes no progress for so long has failed."""
+CONTAINER, CAPTURE_VOLUME = "model", "capture"
 _USER = 65532
+_CAPTURE = "/var/lib/treadle/capture"
+_CAPTURE_SIZE = "1Gi"
+_CAPTURE_MOST = "896Mi"
+"""Less than the volume's size: a pod that writes more than that is put out by its node."""
 
 
 def namespace(wanted: Wanted) -> dict[str, Any]:
@@ -58,6 +68,7 @@ def settings(wanted: Wanted) -> dict[str, Any]:
         told["TREADLE_RUN"] = wanted.run
     if wanted.trust_pickle:
         told["TREADLE_TRUST_PICKLE"] = "yes"
+    told |= _capture(wanted)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -66,6 +77,25 @@ def settings(wanted: Wanted) -> dict[str, Any]:
         "data": dict(sorted(told.items())),
         "immutable": True,
     }
+
+
+def _capture(wanted: Wanted) -> dict[str, str]:
+    """What a pod keeps of its traffic. `per_minute` is of all pods together, however many there are."""
+    capture = wanted.capture
+    if capture is None or not wanted.captures:
+        return {}
+    told = {
+        "TREADLE_CAPTURE": _CAPTURE,
+        "TREADLE_CAPTURE_RATE": str(capture.rate),
+        "TREADLE_CAPTURE_PER_MINUTE": str(
+            math.ceil(capture.per_minute / (wanted.most or wanted.least))
+        ),
+        "TREADLE_CAPTURE_EXCLUDE": ",".join(capture.exclude),
+        "TREADLE_CAPTURE_HASH": ",".join(capture.hash),
+        "TREADLE_CAPTURE_MOST": _CAPTURE_MOST,
+        "TREADLE_CAPTURE_WAIT": str(COLLECT_S),
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def deployment(wanted: Wanted) -> dict[str, Any]:
@@ -90,13 +120,13 @@ def _pod(wanted: Wanted) -> dict[str, Any]:
         "serviceAccountName": wanted.name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE_S,
+        "terminationGracePeriodSeconds": LEAVING_S if wanted.captures else GRACE_S,
         "securityContext": {
             "runAsNonRoot": True, "runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(wanted)],
-        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}}],
+        "volumes": _volumes(wanted),
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -115,6 +145,13 @@ def _pod(wanted: Wanted) -> dict[str, Any]:
     return spec
 
 
+def _volumes(wanted: Wanted) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}}]
+    if wanted.captures:
+        found.append({"name": CAPTURE_VOLUME, "emptyDir": {"sizeLimit": _CAPTURE_SIZE}})
+    return found
+
+
 def _container(wanted: Wanted) -> dict[str, Any]:
     # The pod's name is the instance, and so a part of every prediction id.
     env: list[dict[str, Any]] = [
@@ -126,8 +163,11 @@ def _container(wanted: Wanted) -> dict[str, Any]:
     extended = dict(wanted.resources)
     if wanted.gpus:
         extended["nvidia.com/gpu"] = str(wanted.gpus)
+    mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - in the container
+    if wanted.captures:
+        mounts.append({"name": CAPTURE_VOLUME, "mountPath": _CAPTURE})
     return {
-        "name": "model",
+        "name": CONTAINER,
         "image": wanted.image,
         "args": ["serve"],
         "env": env,
@@ -147,7 +187,7 @@ def _container(wanted: Wanted) -> dict[str, Any]:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - in the container
+        "volumeMounts": mounts,
     }
 
 

@@ -17,6 +17,9 @@ from treadle.deploy.kubernetes.wanted import Wanted
 OLDEST, NEWEST = (1, 30), (1, 37)
 _NEEDED = ("get", "patch", "create", "delete")
 _READ = {"v1/Pod": ("get", "list")}
+_COLLECT = {"v1/Pod/exec": ("get", "create")}
+"""What pods captured is collected by commands in them: until Kubernetes 1.34 the API server asks for
+`get` of a WebSocket, and from 1.35 on for `create` too."""
 _GROUPS = {
     "v1": "", "apps/v1": "apps", "networking.k8s.io/v1": "networking.k8s.io",
     "autoscaling/v2": "autoscaling", "policy/v1": "policy",
@@ -78,14 +81,20 @@ def _permissions(cluster: Cluster, wanted: Wanted) -> Finding:
         for one in manifest.render(wanted)
         if one["kind"] != "Namespace"
     } | _READ
+    if wanted.captures:
+        kinds |= _COLLECT
     missing: dict[str, list[str]] = {}
     for kind, verbs in sorted(kinds.items()):
         for verb in verbs:
-            if not cluster.may(verb, kind, wanted.namespace):
+            whole, part = _parted(kind)
+            if not cluster.may(verb, whole, wanted.namespace, part=part):
                 missing.setdefault(kind, []).append(verb)
     if not missing:
         return Finding("permissions", "ok", f"all that is needed in {wanted.namespace}")
-    words = "; ".join(f"{kind.rpartition('/')[2]}: {', '.join(v)}" for kind, v in missing.items())
+    words = "; ".join(
+        f"{kind.partition('/')[2] if kind in _COLLECT else kind.rpartition('/')[2]}: {', '.join(v)}"
+        for kind, v in missing.items()
+    )
     return Finding("permissions", "missing", words, role(wanted, missing))
 
 
@@ -93,8 +102,10 @@ def role(wanted: Wanted, missing: dict[str, list[str]]) -> str:
     """The Role, as YAML, that gives what is missing."""
     rules = []
     for kind, verbs in missing.items():
-        version, _, name = kind.rpartition("/")
+        whole, part = _parted(kind)
+        version, _, name = whole.rpartition("/")
         plural = f"{name.lower()[:-1]}ies" if name.endswith("y") else f"{name.lower()}s"
+        plural += f"/{part}" if part else ""
         rules.append(
             {"apiGroups": [_GROUPS.get(version, "")], "resources": [plural], "verbs": verbs}
         )
@@ -102,6 +113,14 @@ def role(wanted: Wanted, missing: dict[str, list[str]]) -> str:
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
         "metadata": {"name": "treadle", "namespace": wanted.namespace}, "rules": rules,
     }])  # fmt: skip
+
+
+def _parted(kind: str) -> tuple[str, str]:
+    """`v1/Pod/exec` → `v1/Pod` and its part `exec`."""
+    if kind in _COLLECT:
+        whole, _, part = kind.rpartition("/")
+        return whole, part
+    return kind, ""
 
 
 def _policies(cluster: Cluster) -> Finding:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treadle.base.digest import digest
 from treadle.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from treadle.base.spec import Capture
 
 MANAGER = "treadle"
 PORT = 8080
@@ -43,6 +46,13 @@ class Wanted:
     token_secret: str | None = None
     """A Secret whose key `token` is the bearer token."""
     trust_pickle: bool = False
+    capture: Capture | None = None
+    """How much of the traffic is kept for monitoring; None: nothing."""
+
+    @property
+    def captures(self) -> bool:
+        """Whether pods keep anything of their traffic."""
+        return self.capture is not None and self.capture.rate > 0 and self.capture.per_minute > 0
 
     @property
     def name(self) -> str:

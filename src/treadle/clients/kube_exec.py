@@ -1,0 +1,119 @@
+"""A command in a container, through the API server: `pods/exec` over WebSocket.
+
+The same login and TLS as for every other request (lightkube's, of the kubeconfig). A frame's first
+byte is its channel: 1 is standard output, 2 standard error, 3 the status at the end, as JSON. Without
+a status nobody knows how the command ended: then the connection was cut off.
+
+Source: Kubernetes KEP-4006, subprotocols v4.channel.k8s.io and v5.channel.k8s.io.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from treadle.base.errors import MissingExtra, Refused, Unreachable
+
+_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+_OUT, _ERROR, _STATUS = 1, 2, 3
+_OPEN_S = 20.0
+_SILENCE_S = 60.0
+"""A command that says nothing for so long is given up."""
+_SAID = 2000
+
+
+class NotUpgraded(Exception):
+    """The API server answered with a status of HTTP instead."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(status)
+        self.status, self.body = status, body
+
+
+def run(
+    config: Any, path: str, command: Sequence[str], *, container: str, what: str
+) -> Iterator[bytes]:
+    """What the command writes to standard output, as it comes.
+
+    Refused: it failed; with what it wrote to standard error. Unreachable: the connection was cut
+    off. NotUpgraded: it was not begun.
+    """
+    try:
+        from websockets.exceptions import WebSocketException
+    except ImportError:
+        raise MissingExtra(
+            "websockets", "kubernetes", "collecting from a Kubernetes environment"
+        ) from None
+    said = b""
+    try:
+        with _connected(config, path, command, container) as connection:
+            while True:
+                frame = connection.recv(timeout=_SILENCE_S)
+                if isinstance(frame, str):
+                    frame = frame.encode()
+                channel, data = frame[:1], bytes(frame[1:])
+                if channel == bytes([_OUT]) and data:
+                    yield data
+                elif channel == bytes([_ERROR]):
+                    said = (said + data)[-_SAID:]
+                elif channel == bytes([_STATUS]):
+                    _ended(data, said, what)
+                    return
+    except (WebSocketException, OSError, EOFError) as error:  # TimeoutError is an OSError
+        raise Unreachable(
+            f"{what}: the connection was cut off ({str(error) or type(error).__name__})",
+            hint="try again; a pod that has just ended is one reason",
+        ) from None
+
+
+def _ended(data: bytes, said: bytes, what: str) -> None:
+    """Refused unless the status says that the command succeeded."""
+    try:
+        status = json.loads(data)
+    except ValueError:
+        status = {}
+    if status.get("status") == "Success":
+        return
+    causes = (status.get("details") or {}).get("causes") or []
+    code = next((one.get("message") for one in causes if one.get("reason") == "ExitCode"), None)
+    words = said.decode("utf-8", "replace").strip() or str(status.get("message", ""))
+    raise Refused(f"{what} " + (f"ended with {code}: {words}" if code else f"failed: {words}"))
+
+
+def _connected(config: Any, path: str, command: Sequence[str], container: str) -> Any:
+    """The open connection. NotUpgraded: the server answered otherwise, a second login too."""
+    import httpx2
+    from lightkube.config.client_adapter import user_auth, verify_cluster
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+    from websockets.typing import Subprotocol
+
+    query = [("command", word) for word in command]
+    query += [("container", container), ("stdout", "true"), ("stderr", "true")]
+    url = f"{str(config.cluster.server).rstrip('/')}{path}?{urlencode(query)}"
+    secure = url.startswith("https:")
+    context = verify_cluster(config.cluster, config.user, config.abs_file) if secure else None
+    # The login is a flow of requests (an exec plugin, a token's file that is read anew): here it is
+    # walked by hand, because the connection that it is for is no request of that client.
+    login = user_auth(config.user)
+    request = httpx2.Request("GET", url)
+    flow = login.sync_auth_flow(request) if login is not None else iter([request])
+    request = next(flow)
+    while True:
+        headers = {n: v for n, v in request.headers.items() if n.lower() == "authorization"}
+        try:
+            return connect(
+                f"ws{url.removeprefix('http')}", ssl=context, additional_headers=headers,
+                subprotocols=[Subprotocol(name) for name in _PROTOCOLS], compression=None,
+                open_timeout=_OPEN_S, close_timeout=2, ping_interval=None, max_size=None,
+            )  # fmt: skip
+        except InvalidStatus as error:
+            answer = error.response
+            if login is None:
+                raise NotUpgraded(answer.status_code, bytes(answer.body or b"")) from None
+            try:
+                request = flow.send(httpx2.Response(answer.status_code, request=request))  # type: ignore[union-attr]
+            except StopIteration:
+                raise NotUpgraded(answer.status_code, bytes(answer.body or b"")) from None

@@ -1,0 +1,316 @@
+"""What pods captured comes to the environment's folder: segment by segment, through the API server.
+
+Each pod keeps its segments in a volume of its own, which goes when the pod goes. A command in the
+container sends what is finished (`operate/handout`), we bring it to the disk, and only then another
+removes exactly that: a collection that dies between is made good by the next, under the same names.
+No port is opened for it, no second secret is needed, and no network policy lets anybody in: whoever
+may `pods/exec` in the namespace may collect.
+
+Pods that were told to end wait a little for their last segments to be taken. What a pod captured
+that nobody asked before it went (a node that was lost, a scale-down between two collections) is lost;
+where a pod is known to have captured something, that is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from treadle.base import clock, crash, segment_stream, supervision
+from treadle.base.errors import StateCorrupt, TreadleError
+from treadle.base.log import Report, silent
+from treadle.base.segment_stream import End, Sent
+from treadle.deploy.kubernetes import service
+from treadle.deploy.kubernetes.model import CAPTURE_VOLUME, CONTAINER, LEAVING_S
+
+if TYPE_CHECKING:
+    from treadle.clients.kube import Cluster, Object
+
+STATE = "kubernetes-capture.json"
+_COMMAND = ("python", "-m", "treadle.operate", "capture")
+_LOOK_S = 2.0
+_NAMES = 50
+"""As many are removed by one command: a command is a part of an address."""
+_WAIT_S = 120.0
+"""Another collection may take so long."""
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod that was collected from."""
+
+    at: str
+    segments: int = 0
+    """Taken from it until then."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Pods that may still have something, by name."""
+
+    pods: dict[str, Pod] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one collection brought."""
+
+    pods: int = 0
+    segments: int = 0
+    bytes: int = 0
+
+
+def collect(
+    env_folder: Path,
+    *,
+    report: Report = silent,
+    cluster: Cluster | None = None,
+    leaving: bool = False,
+) -> Collected:
+    """Bring what every pod of the environment has captured into its folder.
+
+    With `leaving` only of those that were told to end. A pod that cannot be asked is said, and the
+    others are asked; if none can be, the error of the first is raised: Refused where we may not,
+    Unreachable where the cluster does not answer.
+    """
+    from treadle.clients.files import disk_errors, flocked
+
+    known = supervision.read(env_folder / service.STATE, service.Deployed)
+    if known is None:
+        return Collected()
+    cluster = cluster or service.cluster_of(known.context)
+    folder = env_folder / "capture"
+    with disk_errors(folder), flocked(env_folder / "capture.lock", wait_s=_WAIT_S):
+        folder.mkdir(parents=True, exist_ok=True)
+        return _collect(cluster, known, env_folder, report, leaving=leaving)
+
+
+def _collect(
+    cluster: Cluster, known: service.Deployed, env_folder: Path, report: Report, *, leaving: bool
+) -> Collected:
+    before = supervision.read(env_folder / STATE, Known) or Known()
+    pods = dict(before.pods)
+    there = {str(one["metadata"]["name"]): one for one in _pods(cluster, known)}
+    failed: list[TreadleError] = []
+    done = Collected()
+    for name, pod in sorted(there.items()):
+        if not _asks(pod) or (leaving and not _leaving(pod)):
+            continue
+        try:
+            taken, size, end = _take(cluster, known.namespace, name, env_folder)
+        except TreadleError as error:
+            if isinstance(error, StateCorrupt):
+                raise
+            if _gone(cluster, known.namespace, name):
+                there.pop(name)  # it ended while it was asked
+            else:
+                failed.append(error)
+                report(f"what {name} captured is not collected: {error.message}", warning=True)
+            continue
+        done = Collected(done.pods + 1, done.segments + len(taken), done.bytes + size)
+        said = pods.get(name, Pod(""))
+        pods[name] = Pod(clock.text(clock.now()), said.segments + len(taken))
+        if end.full:
+            report(
+                f"{name} did not keep {end.full} requests: its volume for captured requests was "
+                "full; collect more often (treadle watch), or keep fewer (monitor: capture: rate)",
+                warning=True,
+            )  # fmt: skip
+        if end.ended and not end.writing:
+            del pods[name]  # all that it will ever have is here
+    _say_gone(pods, there, report)
+    supervision.write(env_folder / STATE, Known(pods))
+    if failed and not done.pods:
+        raise failed[0]
+    if done.segments:
+        report(
+            f"collected {done.segments} segments of captured requests ({done.bytes:,} bytes) from "
+            f"{done.pods} pods", segments=done.segments, bytes=done.bytes, pods=done.pods,
+        )  # fmt: skip
+    return done
+
+
+def collect_leaving(
+    env_folder: Path,
+    *,
+    report: Report = silent,
+    cluster: Cluster | None = None,
+    limit_s: float = LEAVING_S,
+    now: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Collected:
+    """Collect from the pods that were told to end, until those that captured anything have ended."""
+    known = supervision.read(env_folder / service.STATE, service.Deployed)
+    if known is None:
+        return Collected()
+    cluster = cluster or service.cluster_of(known.context)
+    until = now() + limit_s
+    total = Collected()
+    said = False
+    while leaving := [pod for pod in _pods(cluster, known) if _leaving(pod) and _asks(pod)]:
+        busy = supervision.read(env_folder / STATE, Known) or Known()
+        if said and not any(_segments(busy, pod) for pod in leaving):
+            break  # nobody asked them anything
+        if now() > until:
+            report("pods that were told to end still answer; the next collection asks them again")
+            break
+        if not said:
+            if any(_segments(busy, pod) for pod in leaving):
+                report("waiting for what the leaving pods capture to their end")
+            said = True
+        done = collect(env_folder, cluster=cluster, leaving=True, report=report)
+        total = Collected(
+            max(total.pods, done.pods), total.segments + done.segments, total.bytes + done.bytes
+        )
+        if any(_segments(busy, pod) for pod in leaving) or done.segments:
+            sleep(_LOOK_S)
+    return total
+
+
+def since_last_s(env_folder: Path) -> float:
+    """Seconds since the last collection; of none, infinity."""
+    try:
+        return time.time() - (env_folder / STATE).stat().st_mtime
+    except OSError:
+        return math.inf
+
+
+def _segments(known: Known, pod: Object) -> int:
+    """How many were taken from a pod of which there may be more."""
+    found = known.pods.get(str(pod["metadata"]["name"]))
+    return 0 if found is None else found.segments
+
+
+# ---- pods ----------------------------------------------------------------------------------------
+
+
+def _pods(cluster: Cluster, known: service.Deployed) -> list[Object]:
+    """Those that have a volume for captured requests."""
+    return [
+        pod
+        for pod in cluster.list(
+            "v1/Pod", known.namespace, {"app.kubernetes.io/instance": known.name}
+        )
+        if any(
+            one.get("name") == CAPTURE_VOLUME
+            for one in (pod.get("spec") or {}).get("volumes") or []
+        )
+    ]
+
+
+def _asks(pod: Object) -> bool:
+    """Whether a command can be run in its container now."""
+    states = (pod.get("status") or {}).get("containerStatuses") or []
+    return any(one.get("name") == CONTAINER and "running" in (one.get("state") or {}) for one in states)  # fmt: skip
+
+
+def _leaving(pod: Object) -> bool:
+    return bool(pod["metadata"].get("deletionTimestamp"))
+
+
+def _gone(cluster: Cluster, namespace: str, name: str) -> bool:
+    try:
+        live = cluster.get("v1/Pod", namespace, name)
+    except TreadleError:
+        return False
+    return live is None or not _asks(live)
+
+
+def _say_gone(pods: dict[str, Pod], there: dict[str, Object], report: Report) -> None:
+    """Forget pods that are no more; say of which something may be lost."""
+    lost = [name for name in pods if name not in there]
+    said = {name: one for name in lost if (one := pods.pop(name)).segments}
+    if said:
+        since = min(one.at for one in said.values())
+        report(
+            f"{len(said)} pods have gone since they were last asked: what they captured after "
+            f"{since[:19]}Z is lost ({', '.join(sorted(said))})",
+            warning=True, pods=sorted(said),
+        )  # fmt: skip
+
+
+# ---- segments ------------------------------------------------------------------------------------
+
+
+def _take(
+    cluster: Cluster, namespace: str, pod: str, env_folder: Path
+) -> tuple[list[str], int, End]:
+    """Have a pod's segments here and not there any more: names, bytes, what was said at the end."""
+    from treadle.clients.files import fsync_folder
+
+    folder, arriving = env_folder / "capture", env_folder / ".arriving"
+    shutil.rmtree(arriving, ignore_errors=True)  # of a collection that was killed
+    arriving.mkdir()
+    try:
+        stream = cluster.execute(namespace, pod, (*_COMMAND, "send"), container=CONTAINER)
+        sent, end = _receive(segment_stream.read(stream), arriving, folder)
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
+    if len(sent) != end.segments:
+        raise StateCorrupt(f"{pod} sent {len(sent)} segments and speaks of {end.segments}")
+    if sent:
+        fsync_folder(folder)  # what is removed there must be here after a power cut
+    crash.point("capture.stored")
+    names = [one.name for one in sent]
+    for at in range(0, max(len(names), 1 if end.full else 0), _NAMES):
+        command = (*_COMMAND, "drop", *names[at : at + _NAMES])
+        for _ in cluster.execute(namespace, pod, command, container=CONTAINER):
+            pass
+    return names, sum(one.size for one in sent), end
+
+
+def _receive(
+    events: Iterator[Sent | bytes | End], arriving: Path, folder: Path
+) -> tuple[list[Sent], End]:
+    """Bring a stream's segments to the disk, each under its name when it is whole and right."""
+    sent: list[Sent] = []
+    file: BinaryIO | None = None
+    found: Any = None
+    try:
+        for one in events:
+            if isinstance(one, bytes):
+                assert file is not None
+                file.write(one)
+                found.update(one)
+                continue
+            if file is not None:
+                _keep(file, sent[-1], f"sha256:{found.hexdigest()}", folder)
+                file = None
+            if isinstance(one, End):
+                return sent, one
+            sent.append(one)
+            found = hashlib.sha256()
+            file = (arriving / one.name).open("wb")
+    finally:
+        if file is not None:
+            file.close()
+    raise AssertionError("a stream has an end")
+
+
+def _keep(file: BinaryIO, sent: Sent, digest: str, folder: Path) -> None:
+    from treadle.base.digest import digest_file
+    from treadle.clients.files import flush
+
+    with file:
+        if digest != sent.digest:
+            raise StateCorrupt(
+                f"captured requests: {sent.name} arrived as {digest} and was sent as {sent.digest}",
+                hint="nothing was removed in the pod: try again",
+            )
+        file.flush()
+        flush(file.fileno())
+    target = folder / sent.name
+    if not target.exists():
+        os.rename(file.name, target)
+    elif digest_file(target) != digest:
+        raise StateCorrupt(
+            f"captured requests: {target} is here already, and is another one",
+            hint="move it away and try again; nothing was removed in the pod",
+        )
