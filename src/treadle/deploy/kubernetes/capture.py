@@ -257,7 +257,7 @@ def _take(
         raise StateCorrupt(f"{pod} sent {len(sent)} segments and speaks of {end.segments}")
     if sent:
         fsync_folder(folder)  # what is removed there must be here after a power cut
-    crash.point("capture.stored")
+        crash.point("capture.stored")
     names = [one.name for one in sent]
     for at in range(0, max(len(names), 1 if end.full else 0), _NAMES):
         command = (*_COMMAND, "drop", *names[at : at + _NAMES])
