@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from treadle.base.errors import Refused
+from treadle.base.errors import Refused, TreadleError
 from treadle.clients.kube import Cluster, Conflict
 from treadle.clients.memory_kube import MemoryCluster
 
@@ -107,3 +109,82 @@ def test_deleting_says_whether_there_was_anything(place: tuple[Cluster, str]) ->
 def test_version_and_kinds_are_told(place: tuple[Cluster, str]) -> None:
     assert place[0].version() >= (1, 30)
     assert {"Deployment", "ConfigMap"} <= place[0].kinds()
+
+
+# ---- commands in containers ------------------------------------------------------------------------
+
+
+def runs(place: tuple[Cluster, str]) -> str:
+    """A pod with a shell in it that runs, in the namespace; its name."""
+    cluster, namespace = place
+    pod = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shell", "namespace": namespace},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "main", "image": "shell", "command": ["sleep", "600"]}],
+        },
+    }  # fmt: skip
+    if isinstance(cluster, MemoryCluster):
+
+        def program(command: Sequence[str]) -> tuple[int, bytes, bytes]:
+            done = subprocess.run(list(command), capture_output=True, check=False)
+            return done.returncode, done.stdout, done.stderr
+
+        cluster.programs["shell"] = program
+        cluster.apply(pod)
+        return "shell"
+    from tests.support import base_image, images
+    from tests.support import cluster as real
+
+    images.require("base", "skopeo")
+    image = f"{real.registry()}/contract-shell:1"
+    subprocess.run(
+        ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"oci:{base_image.layout()}", f"docker://{image}"],
+        check=True,
+    )  # fmt: skip
+    pod["spec"]["containers"][0]["image"] = image
+    until = time.monotonic() + 60
+    while True:
+        try:  # the namespace's account comes a moment after the namespace
+            cluster.apply(pod)
+            break
+        except TreadleError:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+    real.kubectl("wait", "pod/shell", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+    return "shell"
+
+
+def shell(place: tuple[Cluster, str], program: str) -> bytes:
+    cluster, namespace = place
+    command = ["sh", "-c", program]
+    return b"".join(cluster.execute(namespace, "shell", command, container="main"))
+
+
+def test_output_of_a_command_in_a_container_comes_byte_for_byte(place: tuple[Cluster, str]) -> None:
+    runs(place)
+    assert shell(place, "printf 'a\\000\\377\\nb'; echo no >&2") == b"a\x00\xff\nb"
+    assert shell(place, "true") == b""
+    many = shell(place, "head -c 3000000 /dev/zero")
+    assert many == bytes(3_000_000)
+
+
+def test_command_that_fails_is_refused_with_its_code_and_its_words(
+    place: tuple[Cluster, str],
+) -> None:
+    runs(place)
+    with pytest.raises(Refused, match=r"in shell ended with 7: no such luck"):
+        shell(place, "echo half; echo no such luck >&2; exit 7")
+
+
+def test_command_where_nothing_runs_is_an_error(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    with pytest.raises(TreadleError, match='pods "nobody" not found'):
+        list(cluster.execute(namespace, "nobody", ["true"], container="main"))
+    runs(place)
+    with pytest.raises(Refused, match="container other is not valid for pod shell"):
+        list(cluster.execute(namespace, "shell", ["true"], container="other"))
+
+
+def test_permission_to_run_commands_is_told(place: tuple[Cluster, str]) -> None:
+    assert place[0].may("create", "v1/Pod", place[1], part="exec")

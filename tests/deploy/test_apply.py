@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from treadle.base.errors import Refused
+from treadle.base.spec import Capture
 from treadle.clients.kube import Conflict
 from treadle.clients.memory_kube import MemoryCluster
 from treadle.deploy.kubernetes import apply, manifest, preflight, wait
@@ -348,6 +349,17 @@ def test_all_missing_permissions_are_named_with_the_role_that_gives_them() -> No
     assert "Pod: list" in told.found
     assert 'kind: "Role"' in str(told.fix)
     assert '"deployments"' in str(told.fix)
+
+
+def test_running_commands_in_pods_is_needed_where_pods_capture_and_only_there() -> None:
+    cluster = MemoryCluster()
+    cluster.forbidden = {("get", "v1/Pod/exec"), ("create", "v1/Pod/exec")}
+    keeps = dataclasses.replace(WANTED, capture=Capture())
+    told = {one.name: one for one in preflight.look(cluster, keeps)}["permissions"]
+    assert told.found == "Pod/exec: get, create"
+    assert '"pods/exec"' in str(told.fix)
+    told = {one.name: one for one in preflight.look(cluster, WANTED)}["permissions"]
+    assert told.state == "ok"
 
 
 def test_what_will_not_take_effect_is_a_warning() -> None:

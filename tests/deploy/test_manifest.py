@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import io
 import json
@@ -16,15 +17,18 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from treadle.base.errors import UsageError
+from treadle.base.spec import Capture
 from treadle.deploy.kubernetes import manifest, model, text
 from treadle.deploy.kubernetes.wanted import Wanted, replicas
+from treadle.operate.options import Options, add_arguments, read, size
 
 FIXED = Wanted(
     "flights", "production", "flights", "registry.example.com/flights@sha256:" + "a" * 64,
     "sha256:" + "a" * 64, 3, "sha256:" + "b" * 64, "RUN",
 )  # fmt: skip
 RANGE = dataclasses.replace(FIXED, most=8, gpus=1, token_secret="flights-token", pull_secrets=("pull",), node_selector={"disk": "ssd"}, tolerations=({"key": "gpu", "operator": "Exists"},), labels={"team": "a"})  # fmt: skip
-BOTH = pytest.mark.parametrize("wanted", [FIXED, RANGE], ids=["number", "range"])
+KEEPS = dataclasses.replace(FIXED, capture=Capture(rate=0.5, per_minute=1001, exclude=("a", "b"), hash=("c",)))  # fmt: skip
+BOTH = pytest.mark.parametrize("wanted", [FIXED, RANGE, KEEPS], ids=["number", "range", "capture"])
 
 
 def objects(wanted: Wanted, kind: str) -> list[dict[str, Any]]:
@@ -86,7 +90,7 @@ def test_05_three_probes_ask_three_things(wanted: Wanted) -> None:
 @BOTH
 def test_07_grace_is_longer_than_hold_linger_and_a_request(wanted: Wanted) -> None:
     hold = containers(wanted)[0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    rest = model.LINGER_S + model.REQUEST_S + 10
+    rest = model.LINGER_S + model.REQUEST_S + 10 + (model.COLLECT_S if wanted.captures else 0)
     assert pod(wanted)["terminationGracePeriodSeconds"] >= hold + rest
 
 
@@ -158,7 +162,9 @@ def test_19_text_is_the_same_bytes_in_another_process_and_language(wanted: Wante
     program = (
         "import sys, json, dataclasses; from treadle.deploy.kubernetes import manifest, text\n"
         "from treadle.deploy.kubernetes.wanted import Wanted\n"
+        "from treadle.base.spec import Capture\n"
         "told = json.loads(sys.argv[1])\n"
+        "told['capture'] = told['capture'] and Capture(**told['capture'])\n"
         "told['tolerations'] = tuple(told['tolerations']); told['pull_secrets'] = tuple(told['pull_secrets'])\n"
         "print(text.text(manifest.render(Wanted(**told))), end='')"
     )
@@ -198,6 +204,36 @@ def test_what_a_project_says_of_nodes_and_gpus_is_passed_through() -> None:
     assert spec["imagePullSecrets"] == [{"name": "pull"}]
     assert containers(RANGE)[0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert deployment(RANGE)["metadata"]["labels"]["team"] == "a"
+
+
+def test_what_is_captured_lies_in_a_volume_with_a_size_and_less_than_that_is_written() -> None:
+    (volume,) = [one for one in pod(KEEPS)["volumes"] if one["name"] == "capture"]
+    (mount,) = [m for m in containers(KEEPS)[0]["volumeMounts"] if m["name"] == "capture"]
+    (told,) = [one["data"] for one in objects(KEEPS, "ConfigMap")]
+    assert told["TREADLE_CAPTURE"] == mount["mountPath"]
+    options = settings_of(told)
+    assert options.capture_rate == 0.5
+    assert options.capture_per_minute == 501, "two pods share it"
+    assert (options.capture_exclude, options.capture_hash) == (("a", "b"), ("c",))
+    assert options.capture_wait_s == model.COLLECT_S
+    assert options.capture_most is not None
+    assert options.capture_most < size(volume["emptyDir"]["sizeLimit"])
+
+
+def settings_of(environ: dict[str, str]) -> Options:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return read(parser.parse_args([]), {**environ, "TREADLE_MODEL": "/m"})
+
+
+@pytest.mark.parametrize(
+    "capture", [None, Capture(rate=0), Capture(per_minute=0)], ids=["none", "rate", "minute"]
+)
+def test_where_nothing_is_captured_there_is_no_volume(capture: Capture | None) -> None:
+    wanted = dataclasses.replace(FIXED, capture=capture)
+    assert [one["name"] for one in pod(wanted)["volumes"]] == ["tmp"]
+    (told,) = [one["data"] for one in objects(wanted, "ConfigMap")]
+    assert not [name for name in told if "CAPTURE" in name]
 
 
 @pytest.mark.parametrize(("text", "wanted"), [(3, (3, None)), ("3", (3, None)), ("2..8", (2, 8))])

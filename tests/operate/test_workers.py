@@ -24,7 +24,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.deploy import models
 
-from treadle.base import supervision
+from treadle.base import segment_stream, segments, supervision
+from treadle.base.segment_stream import Sent
 from treadle.base.supervision import Supervised, Wanted
 from treadle.deploy import process as target
 
@@ -200,6 +201,37 @@ def test_two_workers_serve_one_port_and_end_together(serve: Callable[..., Served
     assert served.end() == 0
     for pid in pids.values():
         assert supervision.start_of(pid) == ""
+
+
+def test_what_workers_captured_is_handed_out_to_the_last_request(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    served = serve(
+        "--workers", "2", TREADLE_CAPTURE=str(tmp_path), TREADLE_CAPTURE_WAIT="60",
+    )  # fmt: skip
+    served.until(2)
+    asking = load(served.port, 4, 10, lambda: None)
+    assert [c.failures for c in asking] == [0] * 4
+    first = handed_out(tmp_path, served.process.pid)
+    load(served.port, 4, 5, lambda: None)
+    served.process.send_signal(signal.SIGTERM)
+    wait_for((tmp_path / "ended").exists)
+    assert served.process.poll() is None, "it waits for who collects"
+    last = handed_out(tmp_path, served.process.pid)
+    assert served.process.wait(30) == 0
+    assert first == 40
+    assert first + last == 60
+
+
+def handed_out(folder: Path, server: int) -> int:
+    """Send and drop, as who collects does; the number of records."""
+    command = [sys.executable, "-m", "treadle.operate", "capture"]
+    place = ["--folder", str(folder), "--server", str(server)]
+    done = subprocess.run([*command, "send", *place], capture_output=True, check=True)
+    names = [one.name for one in segment_stream.read([done.stdout]) if isinstance(one, Sent)]
+    found = [one.segment for one in segments.read_segments(folder) if one.segment in names]
+    subprocess.run([*command, "drop", *names, *place], check=True)
+    return len(found)
 
 
 def test_workers_asked_to_leave_answer_once_more_and_end_by_themselves(
