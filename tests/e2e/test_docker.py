@@ -276,26 +276,44 @@ def test_port_in_use_is_named(project: Project, make: Callable[..., Project]) ->
 
 
 def scenario(project: Project) -> list[tuple[str, ...]]:
-    """A life: first release, a second, a rollback, a held model, down and up."""
+    """A life: first release, a second, a rollback, a held model, down and up; and what monitoring
+    sees of it."""
+    project.add_spec("monitor: {window: 30s}\n")
     project("up")
     project("predict", "houses.csv", "-n", "3")
     more_data(project, 31)
     project("up")
+    project("predict", "houses.csv", "-n", "4")
     project("rollback", "--yes", "--reason", "worse at noon")
     project("up")
     project("down")
     project("up")
+    project("predict", "houses.csv", "-n", "5")
     project.edit("treadle.yaml", ("at_most: 30", "at_most: 0.001"))
     more_data(project, 32)
     project("up", code=3)
+    assert _monitored(project, 12) == 12, "every row was captured, of releases that are gone too"
     entries = project("ledger", "--json").json["decisions"]
-    return [
+    found = [
         tuple(
             _masked(str(entry[key]))
             for key in ("kind", "subject", "outcome", "rule", "words", "by")
         )
         for entry in reversed(entries)
     ]
+    # How often monitoring had something new to look at is a matter of when it was asked.
+    return [one for at, one in enumerate(found) if one[0] != "retrain" or one not in found[:at]]
+
+
+def _monitored(project: Project, rows: int) -> int:
+    """Rows of all closed windows, once there are so many or it takes too long."""
+    until = time.monotonic() + 100
+    while True:
+        windows = project("monitor", "-n", "100", "--json").json["windows"]
+        seen = sum(one["rows"] for one in windows)
+        if seen >= rows or time.monotonic() > until:
+            return seen
+        time.sleep(3)
 
 
 def _masked(text: str) -> str:
