@@ -75,7 +75,9 @@ def sends(*frames: bytes) -> Handler:
 def test_output_is_what_channel_1_says_and_words_reach_the_server_whole(server: Server) -> None:
     server.handler = sends(b"\x01", b"\x01ab", b"\x02no", b"\x01\x00", SUCCESS)
     assert server.run(prefix="/k8s/clusters/c-1/") == b"ab\x00"
-    path = "/k8s/clusters/c-1/exec?command=say&command=a+b%26c&container=main&stdout=true&stderr=true"
+    path = (
+        "/k8s/clusters/c-1/exec?command=say&command=a+b%26c&container=main&stdout=true&stderr=true"
+    )
     assert server.paths == [path]
 
 
@@ -133,9 +135,7 @@ def test_token_that_is_not_taken_is_made_anew_once(server: Server, tmp_path: Pat
         'echo "{\\"status\\": {\\"token\\": \\"t$(wc -l < $0.count)\\"}}"\n'
     )
     program.chmod(0o755)
-    user = {
-        "exec": {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": str(program)}
-    }
+    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": str(program)}}
     server.handler = sends(SUCCESS)
     seen: list[str | None] = []
 

@@ -125,7 +125,10 @@ def test_service_that_selects_no_pod_of_the_files_is_named() -> None:
 
 
 def test_claim_that_no_pod_uses_and_one_that_is_not_there_are_named() -> None:
-    uses = DEPLOYMENT + "      volumes: [{name: d, persistentVolumeClaim: {claimName: data}}]\n"
+    uses = DEPLOYMENT + (
+        "          volumeMounts: [{name: d, mountPath: /d}]\n"
+        "      volumes: [{name: d, persistentVolumeClaim: {claimName: data}}]\n"
+    )
     assert found(uses, CLAIM) == []
     assert "no pod uses the claim `data`" in one(CLAIM, DEPLOYMENT).words
     other = CLAIM.replace("name: data", "name: date")
@@ -137,6 +140,7 @@ def test_claim_that_no_pod_uses_and_one_that_is_not_there_are_named() -> None:
 def test_kind_of_somebody_elses_is_said_to_be_unchecked() -> None:
     finding = one("apiVersion: x.io/v1\nkind: Widget\nmetadata: {name: a}\nspec: {any: thing}\n")
     assert "not checked" in finding.words
+    assert finding.warning
 
 
 def test_anchors_merge_keys_and_lists_of_objects_are_read() -> None:

@@ -42,13 +42,15 @@ def render(*, environment: str | None, output: str, console: Console) -> int:
 @common
 def lint(*, files: tuple[Path, ...], version: str | None, console: Console) -> int:
     """What is wrong with Kubernetes YAML: line, column, what and the fix. Offline; exit code 1 if
-    anything is."""
+    anything is, 0 for warnings alone."""
     from treadle.loop.lint import look
 
     found = look(files, version)
-    number = (
-        "nothing is wrong" if not found else f"{len(found)} thing{'s'[: len(found) != 1]} wrong"
-    )
+    wrong = sum(not one.warning for one in found)
+    counts = [f"{wrong} thing{'s'[: wrong != 1]} wrong"] if wrong else []
+    if warnings := len(found) - wrong:
+        counts.append(f"{warnings} warning{'s'[: warnings != 1]}")
+    number = ", ".join(counts) or "nothing is wrong"
     console.result({"findings": found}, "\n\n".join([one.text for one in found] or [number]))
     console.line(f"{number} in {len(files)} file{'s'[: len(files) != 1]}" if found else "")
-    return 1 if found else 0
+    return 1 if wrong else 0

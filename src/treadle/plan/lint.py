@@ -2,7 +2,8 @@
 
 kubectl reports structure late or never: an unknown field is dropped, a selector that matches nothing
 waits for ever, a claim that nobody uses stays. Each document is held to the published schema of its
-kind, then to the other documents that were named with it. Offline.
+kind, to what no schema says (`lint_rules`), then to the other documents that were named with it
+(`lint_references`). Offline.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from treadle.plan import lint_references, lint_rules, lint_values
+from treadle.plan.lint_objects import Document, Path, Said, containers, pods
 from treadle.plan.mistakes import Mistake, did_you_mean, listed, position, render
 from treadle.plan.tree import Node
 
-_WORKLOADS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"})
 _TYPES = {
     "string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false",
     "object": "a mapping", "array": "a list",
@@ -24,34 +26,6 @@ _MOST_CHARACTERS = 5_000_000
 _MOST_NODES = 300_000
 _BOOLEANS = frozenset({"yes", "no", "on", "off"})
 """What kubectl's YAML 1.1 takes for a boolean, where it stands without quotes."""
-Path = tuple[str | int, ...]
-
-
-@dataclass(frozen=True)
-class Document:
-    """One object of a file."""
-
-    file: str
-    text: str
-    """Of the whole file."""
-    root: Node
-    plain: Any
-
-    @property
-    def kind(self) -> str:
-        """`Deployment`; empty if it says none."""
-        found = self.plain.get("kind") if isinstance(self.plain, dict) else None
-        return found if isinstance(found, str) else ""
-
-    def node(self, path: Path) -> Node:
-        """The node at a path, or the nearest above that there is."""
-        found = self.root
-        for step in path:
-            below = found.get(step)
-            if below is None:
-                return found
-            found = below
-        return found
 
 
 @dataclass(frozen=True)
@@ -66,6 +40,8 @@ class Finding:
     hint: str
     text: str
     """As a compiler would show it."""
+    warning: bool = False
+    """Whether it may well be meant: nothing fails by it alone."""
 
 
 class Schemas:
@@ -101,25 +77,30 @@ class _Checker:
         self.nodes = 0
 
     def say(
-        self, file: str, text: str, start: int, end: int, path: Path, words: str, hint: str
-    ) -> None:
+        self, file: str, text: str, start: int, end: int, path: Path, words: str, hint: str,
+        *, warning: bool = False,
+    ) -> None:  # fmt: skip
         dotted = ".".join(map(str, path))
-        mistake = Mistake(start, max(end, start + 1), dotted, words, hint)
+        said = f"warning: {words}" if warning else words
+        mistake = Mistake(start, max(end, start + 1), dotted, said, hint)
         line, column = position(text, start)
-        self.findings.append(
-            Finding(file, line, column, dotted, words, hint, render(mistake, text, file))
-        )
+        shown = render(mistake, text, file)
+        self.findings.append(Finding(file, line, column, dotted, words, hint, shown, warning))
 
     def at(
-        self, document: Document, path: Path, words: str, hint: str = "", *, key: bool = False
-    ) -> None:
+        self, document: Document, path: Path, words: str, hint: str = "", *, key: bool = False,
+        warning: bool = False,
+    ) -> None:  # fmt: skip
         node = document.node(path)
         start, end = (
             (node.key_start, node.key_end) if key and node.key_end else (node.start, node.end)
         )
         line_end = document.text.find("\n", start)
         end = min(end, line_end) if line_end > 0 else end
-        self.say(document.file, document.text, start, end, path, words, hint)
+        self.say(document.file, document.text, start, end, path, words, hint, warning=warning)
+
+    def found(self, document: Document, said: Said) -> None:
+        self.at(document, said.path, said.words, said.hint, key=said.key, warning=said.warning)
 
     # ---- reading ----
 
@@ -233,14 +214,16 @@ class _Checker:
             if meant:
                 self.at(document, ("kind",), f"there is no kind {document.kind}", meant)
             else:
-                self.at(document, ("kind",), words, "its CustomResourceDefinition checks it")
+                hint = "its CustomResourceDefinition checks it"
+                self.at(document, ("kind",), words, hint, warning=True)
             return
         if version is None:
             plain = {"apiVersion": known[0], **plain}
         for problem in self.schemas.problems(plain) or ():
             self._schema(document, problem, nested)
         self._images(document)
-        self._selector(document)
+        for said in lint_rules.look(document, nested="spec" in nested):
+            self.found(document, said)
 
     def _nested(self, document: Document) -> set[str]:
         """`spec` and its like that slipped below metadata by their indentation."""
@@ -268,13 +251,8 @@ class _Checker:
             self.at(
                 document, ("metadata",), "the object has no name", "metadata: {name: …}", key=True
             )
-        elif isinstance(name, str) and not re.fullmatch(
-            r"[a-z0-9]([a-z0-9.:-]{0,251}[a-z0-9])?", name
-        ):
-            self.at(
-                document, ("metadata", "name"), f"{name!r} is no name in Kubernetes",
-                "lower-case letters, digits and -, at most 253",
-            )  # fmt: skip
+        elif isinstance(name, str) and (wrong := lint_values.object_name(document.kind, name)):
+            self.at(document, ("metadata", "name"), *wrong)
 
     def _schema(self, document: Document, problem: Any, nested: set[str]) -> None:
         path = problem.path
@@ -321,8 +299,9 @@ class _Checker:
         return f"`{name}` belongs in {where}: check the indentation" if where else ""
 
     def _images(self, document: Document) -> None:
-        for path, container in _containers(document):
-            image = container.get("image") if isinstance(container, dict) else None
+        found = pods(document)
+        for path, container in containers(found) if found is not None else ():
+            image = container.get("image")
             if not isinstance(image, str) or "@" in image:
                 continue
             tag = image.rpartition("/")[2].partition(":")[2]
@@ -335,58 +314,11 @@ class _Checker:
                     f"name a version: {image.removesuffix(':latest')}:1.0, or a digest",
                 )  # fmt: skip
 
-    def _selector(self, document: Document) -> None:
-        if document.kind not in ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"):
-            return
-        spec = document.plain.get("spec")
-        wanted = _dict(_dict(_dict(spec).get("selector")).get("matchLabels"))
-        labels = _labels(_dict(_dict(spec).get("template")))
-        for name, value in wanted.items():
-            if labels.get(name) != value:
-                there = ", ".join(f"{n}: {v}" for n, v in labels.items()) or "none"
-                self.at(
-                    document, ("spec", "selector", "matchLabels", str(name)),
-                    f"the selector {name}: {value} does not match the template's labels ({there})",
-                    f"write {name}: {value} under spec.template.metadata.labels",
-                )  # fmt: skip
-
     # ---- all documents ----
 
     def together(self, documents: Sequence[Document]) -> None:
-        pods = [(_space(d), labels) for d in documents for labels in _pod_labels(d)]
-        claims = {
-            (_space(d), _name_of(d)): d for d in documents if d.kind == "PersistentVolumeClaim"
-        }
-        used = set()
-        for document in documents:
-            for path, name in _claim_uses(document):
-                used.add((_space(document), name))
-                if claims and (_space(document), name) not in claims:
-                    there = listed([str(one) for _, one in claims], "and")
-                    self.at(
-                        document, path, f"there is no claim `{name}` in these files",
-                        f"there is {there}",
-                    )  # fmt: skip
-        for key, document in claims.items():
-            if pods and key not in used:
-                self.at(
-                    document, ("metadata", "name"), f"no pod uses the claim `{key[1]}`",
-                    "volumes: [{name: data, persistentVolumeClaim: {claimName: " f"{key[1]}}}}}]",
-                )  # fmt: skip
-        for document in documents:
-            spec = _dict(document.plain).get("spec") if isinstance(document.plain, dict) else None
-            selector = _dict(_dict(spec).get("selector"))
-            if document.kind != "Service" or not selector or not pods:
-                continue
-            space = _space(document)
-            if any(place == space and selector.items() <= labels.items() for place, labels in pods):
-                continue
-            near = [labels for place, labels in pods if place == space]
-            there = "; ".join(", ".join(f"{n}: {v}" for n, v in labels.items()) for labels in near)
-            self.at(
-                document, ("spec", "selector"), "the selector matches no pod of these files",
-                f"their labels are {there or 'none'}", key=True,
-            )  # fmt: skip
+        for document, said in lint_references.look(documents):
+            self.found(document, said)
 
 
 # ---- how -----------------------------------------------------------------------------------------
@@ -458,65 +390,3 @@ def _canonical(kinds: frozenset[str]) -> list[str]:
         "ResourceQuota", "LimitRange", "Node",
     ]  # fmt: skip
     return [one for one in written if one.lower() in kinds]
-
-
-def _dict(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _space(document: Document) -> str:
-    return str(_dict(_dict(document.plain).get("metadata")).get("namespace") or "default")
-
-
-def _name_of(document: Document) -> str:
-    return str(_dict(_dict(document.plain).get("metadata")).get("name"))
-
-
-def _labels(template: Mapping[str, Any]) -> dict[Any, Any]:
-    return _dict(_dict(template.get("metadata")).get("labels"))
-
-
-def _pod_spec(document: Document) -> tuple[Path, dict[Any, Any]]:
-    """Where the pod's spec is, and it."""
-    path: Path = ()
-    if document.kind == "Pod":
-        path = ("spec",)
-    elif document.kind == "CronJob":
-        path = ("spec", "jobTemplate", "spec", "template", "spec")
-    elif document.kind in _WORKLOADS:
-        path = ("spec", "template", "spec")
-    else:
-        return (), {}
-    found: Any = document.plain
-    for step in path:
-        found = _dict(found).get(step)
-    return path, _dict(found)
-
-
-def _pod_labels(document: Document) -> list[dict[Any, Any]]:
-    if document.kind == "Pod":
-        return [_labels(_dict(document.plain))]
-    path, spec = _pod_spec(document)
-    if not path or not spec:
-        return []
-    template: Any = document.plain
-    for step in path[:-1]:
-        template = _dict(template).get(step)
-    return [_labels(_dict(template))]
-
-
-def _containers(document: Document) -> Iterator[tuple[Path, Any]]:
-    path, spec = _pod_spec(document)
-    for word in ("containers", "initContainers"):
-        listed_ = spec.get(word)
-        for number, container in enumerate(listed_ if isinstance(listed_, list) else ()):
-            yield (*path, word, number), container
-
-
-def _claim_uses(document: Document) -> Iterator[tuple[Path, str]]:
-    path, spec = _pod_spec(document)
-    volumes = spec.get("volumes")
-    for number, volume in enumerate(volumes if isinstance(volumes, list) else ()):
-        name = _dict(_dict(volume).get("persistentVolumeClaim")).get("claimName")
-        if isinstance(name, str):
-            yield (*path, "volumes", number, "persistentVolumeClaim", "claimName"), name
