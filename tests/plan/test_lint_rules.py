@@ -315,7 +315,7 @@ def placed(findings: list[Finding]) -> bool:
     return all(one.line >= 1 and one.column >= 1 and one.words for one in findings)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(KINDS, TREES, TREES), min_size=1, max_size=3))
 def test_any_tree_under_any_kind_is_judged_and_never_crashes(objects: list[Any]) -> None:
     documents = [
@@ -328,7 +328,7 @@ def test_any_tree_under_any_kind_is_judged_and_never_crashes(objects: list[Any])
 GOOD = [DEPLOYMENT, SERVICE, *RIGHT]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(GOOD), st.lists(st.integers(0, 60), min_size=1, max_size=8), TREES)
 def test_good_object_with_one_wrong_value_is_judged_and_never_crashes(
     good: str, way: list[int], value: Any

@@ -333,7 +333,7 @@ def flush(env_folder: Path, *, wait_s: float = 0.3, engine: Engine | None = None
 
 def _keep(source: Path, target: Path) -> None:
     """Copy a segment under its name, whole and on disk."""
-    arriving = target.with_name(f".{target.name}")
+    arriving = target.with_name(f".{target.name}.arriving")  # no reader takes it for a segment
     with source.open("rb") as read, arriving.open("wb") as written:
         shutil.copyfileobj(read, written)
         written.flush()
