@@ -259,6 +259,23 @@ def test_waiting_for_leaving_pods_has_an_end(place: Place) -> None:
     assert "still answer" in place.said[-1][0]
 
 
+def test_what_pods_have_is_collected_beside_a_roll_out(place: Place) -> None:
+    write(place.pod("a"), 1)
+    with capture.beside(place.home, cluster=place.cluster, report=place.report):
+        pass
+    assert len(place.ids) == 1
+
+
+def test_what_cannot_be_collected_beside_a_roll_out_is_said_and_stops_nothing(
+    place: Place,
+) -> None:
+    place.pod("a")
+    place.cluster.forbidden.add(("create", "v1/Pod/exec"))
+    with capture.beside(place.home, cluster=place.cluster, report=place.report):
+        pass
+    assert "is not collected: not allowed" in place.warnings[-1]
+
+
 def test_environment_that_was_never_rolled_out_has_nothing_to_collect(tmp_path: Path) -> None:
     assert capture.collect(tmp_path) == capture.Collected()
     assert capture.collect_leaving(tmp_path) == capture.Collected()

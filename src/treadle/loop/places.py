@@ -76,11 +76,12 @@ def roll_out(project: Project, place: str, release: Release, model: Model) -> Ro
             process.stop(folder)
         return done
     if isinstance(target, KubernetesTarget):
+        from treadle.deploy.kubernetes import capture
         from treadle.deploy.kubernetes import service as kubernetes
 
         wanted = wanted_objects(project, place, release, model)
-        _collect_pods(project, place)  # what they captured goes when they do
-        with disk_errors(folder):
+        # What pods captured goes when they do.
+        with disk_errors(folder), capture.beside(folder, report=project.report):
             return kubernetes.roll_out(folder, target.context, wanted, report=project.report)
     if (folder / "docker.json").exists():
         from treadle.deploy import docker

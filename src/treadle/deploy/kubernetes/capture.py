@@ -13,10 +13,12 @@ where a pod is known to have captured something, that is said.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -172,6 +174,32 @@ def collect_leaving(
         if any(_segments(busy, pod) for pod in leaving) or done.segments:
             sleep(_LOOK_S)
     return total
+
+
+@contextlib.contextmanager
+def beside(
+    env_folder: Path, *, report: Report = silent, cluster: Cluster | None = None
+) -> Iterator[None]:
+    """Collect while pods are replaced, and keep nobody waiting: first what they all have, then what
+    those that were told to end still capture. What goes wrong is said."""
+    over = threading.Event()
+
+    def run() -> None:
+        try:
+            collect(env_folder, report=report, cluster=cluster)
+            while not over.wait(_LOOK_S):
+                collect(env_folder, report=report, cluster=cluster, leaving=True)
+        except TreadleError as error:
+            words = f"what the pods captured is not collected: {error.message}"
+            report(words + (f" ({error.hint})" if error.hint else ""), warning=True)
+
+    thread = threading.Thread(target=run, name="collect", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def since_last_s(env_folder: Path) -> float:
