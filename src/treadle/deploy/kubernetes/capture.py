@@ -182,6 +182,12 @@ def beside(
 ) -> Iterator[None]:
     """Collect while pods are replaced, and keep nobody waiting: first what they all have, then what
     those that were told to end still capture. What goes wrong is said."""
+    known = supervision.read(env_folder / service.STATE, service.Deployed)
+    if known is None:
+        yield
+        return
+    # Made here and not in the thread: two threads that import a library at once may see half of it.
+    cluster = cluster or service.cluster_of(known.context)
     over = threading.Event()
 
     def run() -> None:
