@@ -112,7 +112,7 @@ class Capture:
         now = perf_counter()
         left = min(self._left + (now - self._filled) * self._per_second, self._reserve + 1.0)
         self._filled = now
-        wanted = min(count, int(left))
+        wanted = max(0, min(count, int(left)))
         self._left = left - wanted
         self.dropped["per_minute"] += count - wanted
         return range(wanted)
