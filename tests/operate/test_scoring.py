@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from treadle.base.errors import DataRefused, DiskFull, Refused, TreadleError, UsageError
-from treadle.deploy import batch
+from treadle.operate.scoring import scorer as batch
+from treadle.operate.scoring.places import Places
 
 WHO: dict[str, Any] = {
     "environment": "local",
@@ -49,7 +50,7 @@ def inputs(tmp_path: Path) -> list[Path]:
     rows(10, 35).to_json(folder / "c.jsonl", orient="records", lines=True)
     with gzip.open(folder / "d.jsonl.gz", "wt") as file:
         file.write(rows(5, 45).to_json(orient="records", lines=True))
-    return batch.find(folder / "*")
+    return [Path(one.path) for one in Places().find(str(folder / "*"))]
 
 
 def test_each_row_of_each_kind_of_file_is_scored_once_and_in_order(
@@ -92,7 +93,7 @@ def test_an_output_is_replaced_only_when_asked(tmp_path: Path, inputs: list[Path
     batch.score(inputs[:1], double, target, force=True, **WHO)
     assert target.read_bytes() != before
     into = batch.score(inputs[:1], double, tmp_path / "folder", **WHO)
-    assert into.output.parent == tmp_path / "folder" and into.output.name.startswith("scores-")
+    assert into.output.startswith(str(tmp_path / "folder" / "scores-"))
 
 
 def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path, inputs: list[Path]) -> None:
@@ -138,7 +139,7 @@ def test_wrong_inputs_are_refused_before_anything_is_scored(
     with pytest.raises(DataRefused, match="more: more; missing: name"):
         batch.score([inputs[0], other], double, tmp_path / "o.parquet", **WHO)
     with pytest.raises(UsageError, match="no such file"):
-        batch.find(tmp_path / "none-*.csv")
+        Places().find(str(tmp_path / "none-*.csv"))
     with pytest.raises(UsageError, match="written as Parquet"):
         batch.score(inputs, double, tmp_path / "o.csv", **WHO)
     with pytest.raises(TreadleError, match="25 rows gave 1 predictions"):
@@ -149,7 +150,7 @@ def test_wrong_inputs_are_refused_before_anything_is_scored(
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
     code = (
-        "import sys, resource, json, numpy as np, pathlib; from treadle.deploy import batch;"
+        "import sys, resource, json, numpy as np, pathlib; from treadle.operate.scoring import scorer as batch;"
         "done = batch.score([pathlib.Path(sys.argv[1])], lambda f: f['x'].to_numpy(),"
         "pathlib.Path(sys.argv[2]), environment='e', release=1, model='m', chunk_rows=20000);"
         "print(json.dumps([done.rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))"

@@ -332,9 +332,9 @@ def score(
     moment: str | None = None,
     force: bool = False,
 ) -> Scored:
-    """Score a file, a glob or a data set into Parquet, streaming; see `deploy/batch`."""
-    from treadle.deploy import batch
+    """Score a file, a glob or a data set into Parquet, streaming; see `operate/scoring`."""
     from treadle.operate.model import loaded as operate_model
+    from treadle.operate.scoring.scorer import score as score_files
 
     place = project.spec.place(environment)
     release = chosen_release(project, place, number, moment)
@@ -344,7 +344,7 @@ def score(
         folder, files=model.files, trust_pickle=project.spec.trust == "pickle"
     )
     files, snapshot = _sources(project, source)
-    done = batch.score(
+    done = score_files(
         files,
         loaded.predict_frame,
         target,
@@ -357,7 +357,7 @@ def score(
         force=force,
         report=project.report,
     )
-    return Scored(done.rows, release.number, str(done.output), done.first_id)
+    return Scored(done.rows, release.number, done.output, done.first_id)
 
 
 def chosen_release(project: Project, place: str, number: int | None, moment: str | None) -> Release:

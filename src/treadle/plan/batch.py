@@ -33,7 +33,9 @@ def mistakes(item: Node, deploy: Node) -> Iterator[tuple[str, str, str]]:
     of = _text(item, "of")
     chosen = deploy.get(of, "target") if of is not None else None
     if chosen is not None and chosen.value in ("process", "docker"):
-        words = f"`{of}` is no Kubernetes environment: no pod could read {next(iter(remote.values()))}"
+        words = (
+            f"`{of}` is no Kubernetes environment: no pod could read {next(iter(remote.values()))}"
+        )
         yield "of", words, "name one with target: kubernetes, or files of this machine"
     kinds = {text.partition("://")[0] for text in remote.values()}
     if "s3" in kinds and item.get("s3") is None:

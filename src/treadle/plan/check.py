@@ -40,7 +40,9 @@ METRICS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The names a gate may use, by task."""
 
-DURATIONS = frozenset({"restated", "blocks", "per", "matures", "window", "every", "cooldown", "deadline"})
+DURATIONS = frozenset(
+    {"restated", "blocks", "per", "matures", "window", "every", "cooldown", "deadline"}
+)
 _NONZERO = frozenset({"blocks", "per", "window", "every", "deadline"})
 TARGETS: dict[str, type] = {
     "process": ProcessTarget, "docker": DockerTarget, "kubernetes": KubernetesTarget,
