@@ -13,7 +13,7 @@ from treadle.base.errors import TreadleError, Unreachable, UsageError
 from treadle.base.plain import from_plain
 from treadle.base.records import Model, Release, Rollout, Snapshot
 from treadle.clients.journal import Changes
-from treadle.loop import places
+from treadle.loop import cluster_batch, places
 from treadle.loop.chain import Chain, service_settings
 from treadle.loop.project import Project
 
@@ -155,6 +155,10 @@ def status(project: Project, environment: str) -> Status:
     if decisions:
         d = decisions[0]
         lines.append(("last decision", f"{d.at[:16]}Z {d.kind} {d.subject}: {d.outcome}"))
+    if cluster_batch.targets(project, environment) is not None:
+        told, asked = cluster_batch.status_lines(project, environment, champion)
+        lines += told
+        attention += asked
     turned_by = _turner(project, place)
     lines.append(("turned by", turned_by))
     pending = len(project.journal.pending(1000))
@@ -417,11 +421,21 @@ def _sources(project: Project, source: str) -> tuple[list[Path] | Iterator[Any],
 
 def log_lines(project: Project, environment: str, lines: int, *, follow: bool) -> Iterator[str]:
     """The last lines of the server's log, and with `follow` those to come (rotation included)."""
+    if cluster_batch.targets(project, environment) is not None:
+        if follow:
+            raise UsageError(
+                "logs of a batch are not followed here",
+                hint="kubectl logs --follow --selector app.kubernetes.io/component=batch",
+            )
+        yield from cluster_batch.log_lines(project, environment, lines)
+        return
     yield from places.log_lines(project, project.spec.place(environment), lines, follow=follow)
 
 
 def down(project: Project, environment: str, *, everything: bool = False) -> str:
     """Stop the environment's service after it finished what is in flight."""
+    if cluster_batch.targets(project, environment) is not None:
+        return cluster_batch.down(project, environment, everything=everything)
     place = project.spec.place(environment)
     if not places.stop(project, place, everything=everything):
         return f"{place} is not running"
