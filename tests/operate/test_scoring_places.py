@@ -199,15 +199,102 @@ def test_claim_is_a_folder_below_the_mount_and_keeps_its_name(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from sklearn.linear_model import LinearRegression
-    from tests.operate.conftest import SKOPS_MODEL  # noqa: F401
+    """y = 2 x + z."""
+    pytest.importorskip("onnx")
+    from tests.deploy.models import linear
 
-    raise NotImplementedError(LinearRegression, tmp_path_factory)
+    return linear(tmp_path_factory.mktemp("models") / "linear", 2.0, 1.0)
 
 
-def run(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "treadle.operate", "score", *arguments],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-        env={**os.environ, "TREADLE_RESULT": str(tmp_path / "result.json"), **environ},
-    )  # fmt: skip
+def command(tmp_path: Path, model: Path, **environ: str) -> dict[str, Any]:
+    """How a pod starts it: everything by variables."""
+    told = {
+        "TREADLE_MODEL": str(model), "TREADLE_INPUT": "in/*.csv", "TREADLE_OUTPUT": "out/",
+        "TREADLE_PREFIX": "nightly", "TREADLE_ENVIRONMENT": "production", "TREADLE_RELEASE": "7",
+        "TREADLE_INSTANCE": "flights-nightly-abc", "TREADLE_FEATURES": '["x", "z"]',
+        "TREADLE_RESULT": str(tmp_path / "result.json"), **environ,
+    }  # fmt: skip
+    return {
+        "args": [sys.executable, "-P", "-m", "treadle.operate", "score"],
+        "cwd": tmp_path, "env": {**os.environ, **told}, "text": True,
+        "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
+    }  # fmt: skip
+
+
+def run(tmp_path: Path, model: Path, **environ: str) -> tuple[int, str, dict[str, Any]]:
+    """Exit code, what it said, what it left."""
+    done = subprocess.run(**command(tmp_path, model, **environ), check=False)
+    left = tmp_path / "result.json"
+    return done.returncode, done.stderr, json.loads(left.read_text()) if left.exists() else {}
+
+
+def write(tmp_path: Path, text: str) -> None:
+    (tmp_path / "in").mkdir(exist_ok=True)
+    (tmp_path / "in" / "a.csv").write_text(text)
+
+
+def test_command_scores_by_variables_alone_and_leaves_word(tmp_path: Path, model: Path) -> None:
+    write(tmp_path, "x,z,name\n1,1,a\n2,1,b\n")
+    code, said, left = run(tmp_path, model)
+    assert code == 0, said
+    (output,) = (tmp_path / "out").iterdir()
+    assert re.fullmatch(r"nightly-\d{14}\.parquet", output.name)
+    found = pd.read_parquet(output)
+    assert found["prediction"].tolist() == [3.0, 5.0]
+    assert left["rows"] == 2
+    assert left["output"] == f"out/{output.name}"
+    assert left["first_id"] == found["prediction_id"][0]
+    assert left["first_id"].startswith("production.7.flights-nightly-abc.")
+    assert found["treadle_snapshot"].str.startswith("sha256:").all()
+
+
+def test_15_exit_code_says_whether_another_try_could_help(tmp_path: Path, model: Path) -> None:
+    code, said, left = run(tmp_path, model)
+    assert (code, left["code"]) == (2, 2)
+    assert "in/*.csv: no such file" in said
+    write(tmp_path, "x,y\n1,1\n")
+    code, said, left = run(tmp_path, model)
+    assert (code, left["code"], left["error"]) == (3, 3, "DataRefused")
+    assert left["message"].startswith("in/a.csv lacks z")
+    write(tmp_path, "x,z\n1,much\n")
+    code, said, left = run(tmp_path, model)
+    assert (code, left["error"]) == (3, "DataRefused")
+    assert "in/a.csv: z, row 0: expected a double" in left["message"]
+    away = {**KEYS, "TREADLE_S3_ENDPOINT": "http://127.0.0.1:9", "TREADLE_INPUT": "s3://data/*.csv"}
+    code, said, left = run(tmp_path, model, **away)
+    assert (code, left["error"]) == (4, "Unreachable")
+    assert run(tmp_path, model, TREADLE_INPUTS="x")[0] == 2
+    assert run(tmp_path, model, TREADLE_MODEL="")[0] == 2
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_41_flipped_byte_in_the_model_stops_it(tmp_path: Path, model: Path) -> None:
+    write(tmp_path, "x,z\n1,1\n")
+    listed = {path.name: "sha256:" + "0" * 64 for path in model.iterdir()}
+    (tmp_path / "model.json").write_text(json.dumps(listed))
+    code, said, left = run(tmp_path, model, TREADLE_FILES=str(tmp_path / "model.json"))
+    assert (code, left["error"]) == (1, "StateCorrupt"), said
+
+
+def test_14_command_that_is_told_to_end_says_so_and_leaves_no_file(
+    tmp_path: Path, model: Path
+) -> None:
+    write(tmp_path, "x,z\n" + "1,1\n" * 100_000)
+    process = subprocess.Popen(**command(tmp_path, model, TREADLE_CHUNK_ROWS="1"))
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "rows scored" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert list((tmp_path / "out").iterdir()) == []
+    assert json.loads((tmp_path / "result.json").read_text())["error"] == "Ended"
+
+
+def test_what_is_left_is_no_longer_than_kubernetes_keeps(tmp_path: Path, model: Path) -> None:
+    wide = ",".join(f"column_{number}" for number in range(2000))
+    write(tmp_path, f"{wide}\n{wide}\n")
+    code, _, left = run(tmp_path, model)
+    assert (code, left["code"]) == (3, 3)
+    assert len((tmp_path / "result.json").read_bytes()) <= 4096

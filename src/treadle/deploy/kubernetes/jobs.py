@@ -71,24 +71,25 @@ def finished(
     gone: set[str] = set()
     since: dict[str, float] = {}
     while True:
-        words = ""
+        words, ran = "", None
         try:
             live = cluster.get("batch/v1/Job", namespace, job)
             if live is None:
                 raise Refused(f"Job {job} is gone from {namespace}", hint="treadle up again")
             pods = pods_of(cluster, namespace, job)
             ran = of(live, pods)
-            if ran.status == "failed":
-                raise_failed(cluster, namespace, ran)
-            if ran.status == "succeeded":
-                return ran
-            words = _progress(cluster, namespace, pods, scheduled, gone, report)
-            for pod in pods:
-                for state in wait._states(pod):
-                    wait._broken(cluster, namespace, pod, state)
-            wait._stuck(pods, since, now())
+            if ran.status == "running":
+                words = _progress(cluster, namespace, pods, scheduled, gone, report)
+                for pod in pods:
+                    for state in wait._states(pod):
+                        wait._broken(cluster, namespace, pod, state)
+                wait._stuck(pods, since, now())
         except Unreachable as error:  # an API server that restarts ends no scoring
             words = error.message
+        if ran is not None and ran.status == "succeeded":
+            return ran
+        if ran is not None and ran.status == "failed":
+            raise_failed(cluster, namespace, ran)
         if words and words != said:
             report(words)
             said = words
