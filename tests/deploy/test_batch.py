@@ -95,6 +95,20 @@ def test_secret_that_is_not_there_is_told_with_the_command_that_makes_it(tmp_pat
     assert "kubectl create secret generic keys --namespace flights" in str(caught.value.hint)
 
 
+def test_doctor_says_what_a_batch_lacks() -> None:
+    cluster = cluster_with()
+    wanted = dataclasses.replace(CRON, size=None, output="s3://b/", secret="keys")
+    assert [(one.name, one.state) for one in batch.look(cluster, wanted)] == [("claims", "missing"), ("secret", "missing")]  # fmt: skip
+    assert [one.state for one in batch.look(cluster, CRON)] == ["ok"]
+    assert [one.state for one in batch.look(cluster_with(None, CLAIM), CRON)] == ["ok"]
+    assert batch.permissions(cluster, CRON).state == "ok"
+    cluster.forbidden = {("create", "batch/v1/CronJob"), ("list", "batch/v1/Job")}
+    denied = batch.permissions(cluster, CRON)
+    assert denied.found == "CronJob: create; Job: list"
+    assert "batch" in str(denied.fix)
+    assert "cronjobs" in str(denied.fix)
+
+
 # ---- CronJob -------------------------------------------------------------------------------------
 
 

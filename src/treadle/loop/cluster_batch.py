@@ -76,6 +76,23 @@ def wanted(
     )  # fmt: skip
 
 
+def outline(project: Project, environment: str) -> Scoring | None:
+    """What is known of it without a release and an image: what it needs of the cluster."""
+    from treadle.deploy.kubernetes.scoring import Scoring
+    from treadle.deploy.kubernetes.wanted import Wanted
+
+    found = targets(project, environment)
+    if found is None:
+        return None
+    target, cluster = found
+    namespace = cluster.namespace or project.spec.project.replace("_", "-")
+    own = Wanted(project.spec.project, environment, namespace, "none", "", 0, "")
+    return Scoring(
+        own, target.of, target.input, target.output, size=target.size,
+        secret=target.s3.secret if target.s3 else None,
+    )  # fmt: skip
+
+
 # ---- plan ----------------------------------------------------------------------------------------
 
 

@@ -66,7 +66,14 @@ def examine(project: Project, environment: str) -> list[Finding]:
         project.spec.project, environment, target.namespace or project.spec.project.replace("_", "-"),
         "none", "", 0, "", least=least, most=most,
     )  # fmt: skip
-    return preflight.look(cluster_of(target.context), wanted)
+    cluster = cluster_of(target.context)
+    found = preflight.look(cluster, wanted)
+    if (scores := cluster_batch.outline(project, environment)) is not None:
+        from treadle.deploy.kubernetes import batch
+
+        if found[0].state != "missing":  # else that is the one thing to say
+            found += [*batch.look(cluster, scores), batch.permissions(cluster, scores)]
+    return found
 
 
 def _wanted(project: Project, environment: str) -> Wanted:

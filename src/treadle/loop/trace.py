@@ -79,8 +79,11 @@ def _from_prediction(project: Project, match: re.Match[str]) -> Iterator[Link]:
         if value["instance"] and f"{match['instance']}-".startswith(f"{value['instance']}-")
     ]
     if rollouts:
-        ours = [one for one in rollouts if one["release"] == number] or rollouts
-        rollouts = ours[-1:]  # of a CronJob, which keeps its name, the release's own
+        # A server and a CronJob keep their names from release to release, and one name may begin
+        # with another: the longest, and of that the release's own.
+        longest = max(len(one["instance"]) for one in rollouts)
+        named = [one for one in rollouts if len(one["instance"]) == longest]
+        rollouts = [one for one in named if one["release"] == number][-1:] or named[-1:]
         yield Link(
             "instance", match["instance"], _pick(rollouts[0], "address", "started", "status")
         )

@@ -18,12 +18,14 @@ from treadle.base import clock, crash, supervision
 from treadle.base.errors import Refused, TreadleError, UsageError
 from treadle.base.log import Report, silent
 from treadle.clients.kube import Cluster
-from treadle.deploy.kubernetes import apply, jobs, scoring, service, text
+from treadle.deploy.kubernetes import apply, jobs, preflight, scoring, service, text
 from treadle.deploy.kubernetes.apply import Applied
 from treadle.deploy.kubernetes.jobs import Ran
+from treadle.deploy.kubernetes.preflight import Finding
 from treadle.deploy.kubernetes.scoring import Scoring
 
 STATE = "kubernetes-batch.json"
+_VERBS = ("get", "patch", "create", "delete")
 _INSTANCE = "app.kubernetes.io/instance"
 
 
@@ -132,6 +134,43 @@ def _known(env_folder: Path) -> Applying:
     return known
 
 
+def look(cluster: Cluster, wanted: Scoring) -> list[Finding]:
+    """Whether the claims and the Secret that its pods need are there; nothing is written."""
+    missing = missing_claims(cluster, wanted)
+    found = []
+    if missing and wanted.size is None:
+        words = f"there is no claim {' and '.join(missing)}"
+        found.append(Finding("claims", "missing", words, _claims_hint(wanted, missing)))
+    elif missing:
+        words = f"{' and '.join(missing)} will be made, {wanted.size} large"
+        found.append(Finding("claims", "ok", words))
+    elif named := scoring.claims(wanted):
+        found.append(Finding("claims", "ok", f"{' and '.join(sorted(named))} is there"))
+    if wanted.secret is not None:
+        there = has_secret(cluster, wanted)
+        words = f"{wanted.secret} is there" if there else f"there is no Secret {wanted.secret}"
+        hint = None if there else _secret_hint(wanted)
+        found.append(Finding("secret", "ok" if there else "missing", words, hint))
+    return found
+
+
+def permissions(cluster: Cluster, wanted: Scoring) -> Finding:
+    """Whether we may have Jobs there, and the claims that we make."""
+    needed = {"batch/v1/CronJob": _VERBS, "batch/v1/Job": (*_VERBS, "list")}
+    needed["v1/PersistentVolumeClaim"] = _VERBS if wanted.size else ("get",)
+    denied: dict[str, list[str]] = {}
+    for kind, verbs in needed.items():
+        lacking = [one for one in verbs if not cluster.may(one, kind, wanted.wanted.namespace)]
+        if lacking:
+            denied[kind] = lacking
+    if denied:
+        words = "; ".join(f"{k.rpartition('/')[2]}: {', '.join(v)}" for k, v in denied.items())
+        role = preflight.role(wanted.wanted, denied)
+        return Finding("permissions for jobs", "missing", words, role)
+    words = f"all that is needed in {wanted.wanted.namespace}"
+    return Finding("permissions for jobs", "ok", words)
+
+
 # ---- applying ------------------------------------------------------------------------------------
 
 
@@ -236,20 +275,29 @@ def check(cluster: Cluster, wanted: Scoring) -> None:
     """Refused: a claim or the Secret that the pods need is not there (before anything is applied)."""
     missing = missing_claims(cluster, wanted)
     if missing and wanted.size is None:
-        made = replace(wanted, size="1Gi")
-        shown = text.text([_plain(scoring.claim(made, name)) for name in missing])
-        named = " and ".join(missing)
         raise Refused(
-            f"there is no claim {named} in the namespace {wanted.wanted.namespace}",
-            hint="write size: 1Gi, and it is made; or make it (kubectl apply -f FILE):\n" + shown,
+            f"there is no claim {' and '.join(missing)} in the namespace {wanted.wanted.namespace}",
+            hint=_claims_hint(wanted, missing),
         )
     if wanted.secret is not None and not has_secret(cluster, wanted):
-        namespace = wanted.wanted.namespace
         raise Refused(
-            f"there is no Secret {wanted.secret} in the namespace {namespace}",
-            hint=f"kubectl create secret generic {wanted.secret} --namespace {namespace} "
-            "--from-literal AWS_ACCESS_KEY_ID=… --from-literal AWS_SECRET_ACCESS_KEY=…",
+            f"there is no Secret {wanted.secret} in the namespace {wanted.wanted.namespace}",
+            hint=_secret_hint(wanted),
         )
+
+
+def _claims_hint(wanted: Scoring, missing: list[str]) -> str:
+    """How a claim comes about, with a manifest that is ready."""
+    made = replace(wanted, size="1Gi")
+    shown = text.text([_plain(scoring.claim(made, name)) for name in missing])
+    return "write size: 1Gi, and it is made; or make it (kubectl apply -f FILE):\n" + shown
+
+
+def _secret_hint(wanted: Scoring) -> str:
+    return (
+        f"kubectl create secret generic {wanted.secret} --namespace {wanted.wanted.namespace} "
+        "--from-literal AWS_ACCESS_KEY_ID=… --from-literal AWS_SECRET_ACCESS_KEY=…"
+    )
 
 
 def missing_claims(cluster: Cluster, wanted: Scoring) -> list[str]:
