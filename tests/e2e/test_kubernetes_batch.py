@@ -7,7 +7,9 @@ import dataclasses
 import io
 import json
 import secrets
+import socket
 import time
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pandas as pd
 import pytest
 from tests.e2e.conftest import Project
 from tests.e2e.test_kubernetes import cache, make, more_data  # noqa: F401 - fixtures
-from tests.support import cluster
+from tests.support import cluster, s3
 from tests.support.cluster import kubectl
 from tests.support.projects import houses_csv
 
@@ -232,6 +234,45 @@ def test_job_scores_once_an_up_and_bad_input_fails_it_in_one_attempt(
     outcomes = [d["outcome"] for d in project.ledger() if d["subject"] == "nightly"]
     assert outcomes == ["scored", "failed", "scored", "failed"]
     assert len(claim.names("forecasts")) == 2
+
+
+def own_address() -> str:
+    """This machine's, as the cluster sees it."""
+    told = kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
+    server = urllib.parse.urlsplit(told)
+    with socket.create_connection((str(server.hostname), server.port or 443)) as asked:
+        address = str(asked.getsockname()[0])
+    if address.startswith("127."):
+        pytest.skip("the cluster's pods do not reach this machine by a known address")
+    return address
+
+
+def test_job_reads_and_writes_an_object_store_with_the_keys_of_a_secret(
+    make: Callable[..., Project],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from treadle.operate.scoring.places import Store
+
+    for name, value in s3.KEYS.items():
+        monkeypatch.setenv(name, value)
+    with s3.serving(own_address()) as endpoint:
+        with Store(endpoint).of("data").open_output_stream("data/in/monday.csv") as file:
+            file.write(houses_csv(40, seed=5).encode())
+        project = make(", replicas: 1")
+        words = (
+            '\n  nightly: {target: batch, of: local, input: "s3://data/in/*.csv", output: "s3://data/out/", cpu: 50m, '
+            f'memory: 512Mi, s3: {{secret: store, endpoint: "{endpoint}"}}}}'
+        )
+        project.edit("treadle.yaml", (", replicas: 1}", f", replicas: 1}}{words}"))
+        project("up")
+        assert "there is no Secret store" in project("up", "--env", "nightly", code=3).err
+        kubectl("create", "secret", "generic", "store", "-n", project.namespace,
+                *(f"--from-literal={name}=test" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")))  # fmt: skip
+        done = project("up", "--env", "nightly", "--json").json
+        assert done["made"]["rows"] == "40"
+        where = done["made"]["scores"].removeprefix("s3://")
+        read = Store(endpoint).of("data").open_input_file(where).readall()
+        assert len(pd.read_parquet(io.BytesIO(read))) == 40
 
 
 # ---- what happens to pods ------------------------------------------------------------------------

@@ -8,11 +8,8 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +19,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support import s3
 
 from treadle.base.errors import DataRefused, Refused, Unreachable, UsageError
 from treadle.operate.scoring.places import Places, Store, translated
 from treadle.operate.scoring.scorer import score
 
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
 WHO: dict[str, Any] = {"environment": "local", "release": 3, "model": "sha256:m"}
 
 
@@ -44,38 +41,16 @@ def double(frame: pd.DataFrame) -> np.ndarray[Any, Any]:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """An S3 server of its own process."""
-    pytest.importorskip("moto.server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from moto.server import main; main(['-H', '127.0.0.1', '-p', sys.argv[1]])", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    where = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{where}/moto-api/", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield where
-    finally:
-        server.terminate()
-        server.wait()
+    with s3.serving() as found:
+        yield found
 
 
 @pytest.fixture
 def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Store:
     """Reached with keys, and with an empty bucket `data`."""
-    for name, value in KEYS.items():
+    for name, value in s3.KEYS.items():
         monkeypatch.setenv(name, value)
-    request = urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")
-    urllib.request.urlopen(request).close()
-    request = urllib.request.Request(f"{endpoint}/data", method="PUT")
-    urllib.request.urlopen(request).close()
+    s3.reset(endpoint)
     return Store(endpoint)
 
 
@@ -260,7 +235,11 @@ def test_15_exit_code_says_whether_another_try_could_help(tmp_path: Path, model:
     code, said, left = run(tmp_path, model)
     assert (code, left["error"]) == (3, "DataRefused")
     assert "in/a.csv: z, row 0: expected a double" in left["message"]
-    away = {**KEYS, "TREADLE_S3_ENDPOINT": "http://127.0.0.1:9", "TREADLE_INPUT": "s3://data/*.csv"}
+    away = {
+        **s3.KEYS,
+        "TREADLE_S3_ENDPOINT": "http://127.0.0.1:9",
+        "TREADLE_INPUT": "s3://data/*.csv",
+    }
     code, said, left = run(tmp_path, model, **away)
     assert (code, left["error"]) == (4, "Unreachable")
     assert run(tmp_path, model, TREADLE_INPUTS="x")[0] == 2

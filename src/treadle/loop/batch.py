@@ -38,7 +38,7 @@ def plan_batch(chain: Chain) -> None:
         chain.add("deploy", chain.environment, "wait", f"no file matches {target.input}")
         return
     last = chain.project.journal.get("batch", chain.environment)
-    if last and last["input"] == input_digest(chain, files):
+    if last and last.get("input") == input_digest(chain, files):
         chain.add(
             "deploy",
             chain.environment,
