@@ -165,6 +165,12 @@ def test_cron_job_writes_scores_to_a_claim_that_lead_back_to_the_data(
     assert "40 rows" in said
     assert "scored 40 rows" in project("logs", "--env", "nightly").out
 
+    rendered = project("render", "--env", "nightly").out
+    assert rendered == project("render", "--env", "nightly").out
+    assert '"CronJob"' in rendered
+    checks = project("doctor", "--env", "nightly", "--json", code=None).json["checks"]
+    assert {one["name"]: one["state"] for one in checks}["claims"] == "ok"
+
     # 21, 23: what is as it should be is left alone.
     before = live(project, "cronjob")["metadata"]["resourceVersion"]
     assert "nothing to do" in project("up", "--env", "nightly").out
@@ -225,15 +231,17 @@ def test_job_scores_once_an_up_and_bad_input_fails_it_in_one_attempt(
     assert len(claim.names("forecasts")) == 1
     assert "failed" in project("status", "--env", "nightly").out
 
-    # 28: a command that is killed while the Job runs is taken up; one Job, one entry.
+    # 28: a command that is killed before, while or after the Job runs is taken up; one Job, one
+    # file, one entry each.
     claim.write("incoming/tuesday.csv", houses_csv(5, seed=6))
-    killed = project("up", "--env", "nightly", code=None, env={"TREADLE_CRASH": "batch.applied"})
-    assert killed.code != 0
-    assert "take up Job" in project("plan", "--env", "nightly").out
-    assert "it is taken up" in project("up", "--env", "nightly").err
+    for number, point in enumerate(("batch.wanted", "batch.applied", "batch.ended"), 2):
+        killed = project("up", "--env", "nightly", code=None, env={"TREADLE_CRASH": point})
+        assert killed.code != 0
+        assert "take up Job" in project("plan", "--env", "nightly").out
+        project("up", "--env", "nightly")
+        assert len(claim.names("forecasts")) == number, point
     outcomes = [d["outcome"] for d in project.ledger() if d["subject"] == "nightly"]
-    assert outcomes == ["scored", "failed", "scored", "failed"]
-    assert len(claim.names("forecasts")) == 2
+    assert outcomes == ["scored"] * 3 + ["failed", "scored", "failed"]
 
 
 def own_address() -> str:

@@ -55,7 +55,7 @@ class Options:
     )
     features: tuple[str, ...] = option(names, (), "columns that must be there")
     chunk_rows: int = option(count, 50_000, "in memory at once")
-    force: bool = option(yes, False, "replace an output that exists")
+    force: bool = option(yes, False, "replace an output that exists (of a folder never)")
     trust_pickle: bool = option(yes, False, "load formats that can run code")
     threads: int | None = option(count, None, "of a prediction; the CPUs of the container")
     claims: Path = option(file, Path("/claims"), "where claims are mounted", metavar="DIR")
@@ -163,7 +163,8 @@ def _score(options: Options, number: int) -> ScoreReport:
         release=options.release, model=options.record or model.content, run=options.run,
         snapshot=digest({one.shown: one.digest() for one in inputs}), instance=options.instance,
         features=options.features or model.features, chunk_rows=options.chunk_rows,
-        force=options.force, report=lambda line, **_: _log.info("%s", line),
+        # What is named by the time is new; another of the same second is not written over.
+        force=options.force and options.output.endswith(".parquet"), report=lambda line, **_: _log.info("%s", line),
     )  # fmt: skip
 
 
