@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
@@ -309,9 +310,8 @@ def begin(project: Project, one: Scoring, *changes: Callable[[dict[str, Any]], N
     objects = scoring.render(one)
     for change in changes:
         change(objects[-1])
-    connected = cluster.connect()
-    apply.apply(connected, objects, NAME, project.namespace)
-    connected.close()
+    with contextlib.closing(cluster.connect()) as connected:
+        apply.apply(connected, objects, NAME, project.namespace)
 
 
 def slowly(one: dict[str, Any]) -> None:
@@ -385,8 +385,13 @@ def test_26_image_that_cannot_be_pulled_is_told_and_its_job_does_not_go_on(
     one = wanted(project)
     own = dataclasses.replace(one.wanted, image=f"127.0.0.1:1/nothing@sha256:{'0' * 64}")
     began = time.monotonic()
-    with pytest.raises(Refused, match="cannot pull its image"):
-        batch.run(tmp_path, cluster.context(), dataclasses.replace(one, wanted=own))
+    with (
+        contextlib.closing(cluster.connect()) as connected,
+        pytest.raises(Refused, match="cannot pull its image"),
+    ):
+        batch.run(
+            tmp_path, cluster.context(), dataclasses.replace(one, wanted=own), cluster=connected
+        )
     assert time.monotonic() - began < 40
     assert kubectl("get", "job", "-n", project.namespace, "-o", "name").count(one.job) == 0
 
@@ -408,9 +413,10 @@ def test_12_scoring_pod_reaches_nothing(project: Project) -> None:
 
 def test_scoring_pods_are_no_part_of_the_service(project: Project, tmp_path: Path) -> None:
     OnClaim(project).write("incoming/bad.csv", "area,price\n1,2\n")
-    with pytest.raises(DataRefused, match="lacks rooms"):
-        batch.run(tmp_path, cluster.context(), wanted(project))
-    last = jobs.latest(cluster.connect(), project.namespace, NAME)
+    with contextlib.closing(cluster.connect()) as connected:
+        with pytest.raises(DataRefused, match="lacks rooms"):
+            batch.run(tmp_path, cluster.context(), wanted(project), cluster=connected)
+        last = jobs.latest(connected, project.namespace, NAME)
     assert last is not None
     assert last.status == "failed"
     served = live(project, "service", "houses-local")["spec"]["selector"]
