@@ -172,6 +172,19 @@ def test_claim_is_a_folder_below_the_mount_and_keeps_its_name(tmp_path: Path) ->
         places.find("claim://other/*.csv")
 
 
+def test_what_a_killed_scoring_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    old, young, other = (tmp_path / name for name in (".a.parquet.0123abcd.next", ".b.parquet.0123abcd.next", ".mine.next"))  # fmt: skip
+    for one in (old, young, other):
+        one.touch()
+    for one in (old, other):
+        os.utime(one, (1, 1))
+    rows(4).to_csv(tmp_path / "a.csv", index=False)
+    score([tmp_path / "a.csv"], double, tmp_path / "o.parquet", **WHO)
+    assert not old.exists()
+    assert young.exists()
+    assert other.exists()
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """y = 2 x + z."""

@@ -12,6 +12,7 @@ import glob
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 _PIECE = 1 << 22
+_LEFT = re.compile(r"\..+\.parquet\.[0-9a-f]{8}\.next")
+_OLD_S = 86400.0
+"""A half-written file that is older belongs to nobody who still writes."""
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -309,8 +313,12 @@ class _File:
         return os.path.exists(self.path)
 
     def begin(self) -> None:
+        folder = Path(self.path).parent
         with self._words():
-            os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(".*.next"):  # of one that was killed: nobody else would
+                if _LEFT.fullmatch(left.name) and left.stat().st_mtime < time.time() - _OLD_S:
+                    left.unlink(missing_ok=True)
 
     def commit(self, *, force: bool) -> int:
         with self._words():
