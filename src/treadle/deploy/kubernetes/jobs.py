@@ -115,7 +115,7 @@ def raise_failed(cluster: Cluster, namespace: str, ran: Ran) -> None:
     raise Refused(
         f"Job {ran.job} failed ({ran.reason}{code})"
         + (f": {message}" if message and not said else said),
-        hint=hint or "what it said last stands above; treadle logs has the rest",
+        hint=hint or "what it said last stands above, and the rest in: treadle logs",
     )
 
 
