@@ -107,3 +107,22 @@ def test_deleting_says_whether_there_was_anything(place: tuple[Cluster, str]) ->
 def test_version_and_kinds_are_told(place: tuple[Cluster, str]) -> None:
     assert place[0].version() >= (1, 30)
     assert {"Deployment", "ConfigMap"} <= place[0].kinds()
+
+
+def test_job_is_found_by_its_label_and_gone_when_it_was_deleted(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    pod = {
+        "restartPolicy": "Never",
+        "containers": [{"name": "one", "image": "none.invalid/none:1"}],
+    }
+    job = {
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "once", "namespace": namespace, "labels": {"of": "contract"}},
+        "spec": {"suspend": True, "template": {"spec": pod}},
+    }  # fmt: skip
+    cluster.apply(job)
+    (found,) = cluster.list("batch/v1/Job", namespace, {"of": "contract"})
+    assert found["metadata"]["name"] == "once"
+    assert cluster.list("v1/Pod", namespace, {"batch.kubernetes.io/job-name": "once"}) == []
+    assert cluster.delete("batch/v1/Job", namespace, "once")
+    assert cluster.get("batch/v1/Job", namespace, "once") is None

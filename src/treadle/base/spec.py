@@ -15,7 +15,12 @@ from treadle.base.clock import duration_s
 
 Task = Literal["binary", "multiclass", "regression"]
 PLATFORMS = ("linux/amd64", "linux/arm64")
+REMOTE = re.compile(
+    r"(?P<kind>claim|s3)://(?P<name>[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?)/(?P<path>.*)"
+)
+"""Where a pod reads and writes: a path on a claim, a key in a bucket."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?/?")
 
 
 def _section(cls: type) -> type:
@@ -259,8 +264,28 @@ class KubernetesTarget:
 
 @_section
 @dataclass(frozen=True)
+class S3Section:
+    """How pods reach the object store of `s3://` names."""
+
+    secret: str
+    """A Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN)."""
+    endpoint: str | None = None
+    """`https://HOST[:PORT]` of a store that is not Amazon's."""
+    region: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.endpoint is not None and not _ENDPOINT.fullmatch(self.endpoint):
+            raise ValueError(f"endpoint is http(s)://HOST[:PORT], not {self.endpoint}")
+
+
+@_section
+@dataclass(frozen=True)
 class BatchTarget:
-    """The champion of another environment over files, by `up` or on a schedule."""
+    """The champion of another environment over files, by `up` or on a schedule.
+
+    Where input and output are `claim://NAME/PATH` or `s3://BUCKET/PATH`, a Job on the cluster of
+    that environment scores, with `at:` a CronJob; else this machine does.
+    """
 
     target: Literal["batch"]
     of: str
@@ -268,6 +293,24 @@ class BatchTarget:
     output: str
     at: str | None = None
     """Five cron fields or `HH:MM`, then a time zone: `05:00 Europe/Berlin`; by default each `up`."""
+    size: str | None = None
+    """On a cluster: claims that are not there are made, this large (`5Gi`)."""
+    s3: S3Section | None = None
+    deadline: str = "1h"
+    """On a cluster: a scoring that takes longer is ended, and has failed."""
+    cpu: str = "250m"
+    memory: str = "1Gi"
+    """On a cluster: what the pod is given, of memory also the most that it may take."""
+
+    def __post_init__(self) -> None:
+        _check_duration(self.deadline)
+        if self.size is not None and not re.fullmatch(r"[1-9]\d*(Mi|Gi|Ti)", self.size):
+            raise ValueError(f"size is a number with Mi, Gi or Ti (5Gi), not {self.size}")
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether a cluster scores, by where input and output are."""
+        return REMOTE.match(self.input) is not None
 
 
 ServingTarget = ProcessTarget | DockerTarget | KubernetesTarget

@@ -15,8 +15,8 @@ from treadle.cli.output import Console, common, table
 @click.argument("folder", metavar="[MODEL_DIR]", required=False, type=click.Path(path_type=Path))
 @ENVIRONMENT
 @click.option(
-    "--for", "purpose", type=click.Choice(["serve", "train", "hub"]), default="serve",
-    show_default=True, help="What the image does: answer, train, or turn the loop on a cluster.",
+    "--for", "purpose", type=click.Choice(["serve", "batch", "train", "hub"]), default="serve",
+    show_default=True, help="What the image does: answer, score files, train, or turn the loop on a cluster.",
 )  # fmt: skip
 @click.option(
     "--output", metavar="WHERE",

@@ -11,11 +11,12 @@ from treadle.base.plain import from_plain
 from treadle.base.records import Model
 from treadle.base.spec import KubernetesTarget
 from treadle.clients.files import write_file
-from treadle.deploy.kubernetes import manifest, preflight, text
+from treadle.deploy.kubernetes import manifest, preflight, scoring, text
 from treadle.deploy.kubernetes.preflight import Finding
 from treadle.deploy.kubernetes.wanted import Wanted, replicas
-from treadle.loop import places
+from treadle.loop import cluster_batch, places
 from treadle.loop.project import Project
+from treadle.loop.service import chosen_release
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Rendered:
 
 def render(project: Project, environment: str) -> Rendered:
     """The objects of the environment's champion, with the image that was built for it."""
+    if cluster_batch.targets(project, environment) is not None:
+        champion = chosen_release(project, environment, None, None)
+        batch = cluster_batch.wanted(project, environment, champion, build=False)
+        return Rendered(tuple(scoring.render(batch)), ())
     wanted = _wanted(project, environment)
     return Rendered(tuple(manifest.render(wanted)), tuple(manifest.left_out(())))
 
@@ -61,7 +66,14 @@ def examine(project: Project, environment: str) -> list[Finding]:
         project.spec.project, environment, target.namespace or project.spec.project.replace("_", "-"),
         "none", "", 0, "", least=least, most=most,
     )  # fmt: skip
-    return preflight.look(cluster_of(target.context), wanted)
+    cluster = cluster_of(target.context)
+    found = preflight.look(cluster, wanted)
+    if (scores := cluster_batch.outline(project, environment)) is not None:
+        from treadle.deploy.kubernetes import batch
+
+        if found[0].state != "missing":  # else that is the one thing to say
+            found += [*batch.look(cluster, scores), batch.permissions(cluster, scores)]
+    return found
 
 
 def _wanted(project: Project, environment: str) -> Wanted:

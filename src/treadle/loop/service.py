@@ -13,7 +13,7 @@ from treadle.base.errors import TreadleError, Unreachable, UsageError
 from treadle.base.plain import from_plain
 from treadle.base.records import Model, Release, Rollout, Snapshot
 from treadle.clients.journal import Changes
-from treadle.loop import places
+from treadle.loop import cluster_batch, places
 from treadle.loop.chain import Chain, service_settings
 from treadle.loop.project import Project
 
@@ -155,6 +155,10 @@ def status(project: Project, environment: str) -> Status:
     if decisions:
         d = decisions[0]
         lines.append(("last decision", f"{d.at[:16]}Z {d.kind} {d.subject}: {d.outcome}"))
+    if cluster_batch.targets(project, environment) is not None:
+        told, asked = cluster_batch.status_lines(project, environment, champion)
+        lines += told
+        attention += asked
     turned_by = _turner(project, place)
     lines.append(("turned by", turned_by))
     pending = len(project.journal.pending(1000))
@@ -332,9 +336,9 @@ def score(
     moment: str | None = None,
     force: bool = False,
 ) -> Scored:
-    """Score a file, a glob or a data set into Parquet, streaming; see `deploy/batch`."""
-    from treadle.deploy import batch
+    """Score a file, a glob or a data set into Parquet, streaming; see `operate/scoring`."""
     from treadle.operate.model import loaded as operate_model
+    from treadle.operate.scoring.scorer import score as score_files
 
     place = project.spec.place(environment)
     release = chosen_release(project, place, number, moment)
@@ -344,7 +348,7 @@ def score(
         folder, files=model.files, trust_pickle=project.spec.trust == "pickle"
     )
     files, snapshot = _sources(project, source)
-    done = batch.score(
+    done = score_files(
         files,
         loaded.predict_frame,
         target,
@@ -357,7 +361,7 @@ def score(
         force=force,
         report=project.report,
     )
-    return Scored(done.rows, release.number, str(done.output), done.first_id)
+    return Scored(done.rows, release.number, done.output, done.first_id)
 
 
 def chosen_release(project: Project, place: str, number: int | None, moment: str | None) -> Release:
@@ -417,11 +421,21 @@ def _sources(project: Project, source: str) -> tuple[list[Path] | Iterator[Any],
 
 def log_lines(project: Project, environment: str, lines: int, *, follow: bool) -> Iterator[str]:
     """The last lines of the server's log, and with `follow` those to come (rotation included)."""
+    if cluster_batch.targets(project, environment) is not None:
+        if follow:
+            raise UsageError(
+                "logs of a batch are not followed here",
+                hint="kubectl logs --follow --selector app.kubernetes.io/component=batch",
+            )
+        yield from cluster_batch.log_lines(project, environment, lines)
+        return
     yield from places.log_lines(project, project.spec.place(environment), lines, follow=follow)
 
 
 def down(project: Project, environment: str, *, everything: bool = False) -> str:
     """Stop the environment's service after it finished what is in flight."""
+    if cluster_batch.targets(project, environment) is not None:
+        return cluster_batch.down(project, environment, everything=everything)
     place = project.spec.place(environment)
     if not places.stop(project, place, everything=everything):
         return f"{place} is not running"

@@ -40,8 +40,10 @@ METRICS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The names a gate may use, by task."""
 
-DURATIONS = frozenset({"restated", "blocks", "per", "matures", "window", "every", "cooldown"})
-_NONZERO = frozenset({"blocks", "per", "window", "every"})
+DURATIONS = frozenset(
+    {"restated", "blocks", "per", "matures", "window", "every", "cooldown", "deadline"}
+)
+_NONZERO = frozenset({"blocks", "per", "window", "every", "deadline"})
 TARGETS: dict[str, type] = {
     "process": ProcessTarget, "docker": DockerTarget, "kubernetes": KubernetesTarget,
     "batch": BatchTarget,
@@ -72,6 +74,8 @@ _SHAPES = {
     "of": "of: local",
     "input": "input: data/tomorrow.parquet",
     "output": "output: forecasts/",
+    "s3": "s3: {secret: NAME}",
+    "secret": "secret: NAME",
     "by": "by: updated_at",
     "port": "port: 8080",
     "context": "context: minikube",
@@ -536,6 +540,15 @@ class _Checker:
                 except ValueError as error:
                     words, _, hint = str(error).partition("; ")
                     self.say(at, ("deploy", name, "at"), words, hint)
+            if getattr(item.get("target"), "value", None) == "batch":
+                self.batch(name, item, deploy)
+
+    def batch(self, name: str, item: Node, deploy: Node) -> None:
+        """Files here or on the cluster: one or the other, and the words that belong to it."""
+        from treadle.plan import batch
+
+        for word, words, hint in batch.mistakes(item, deploy):
+            self.say(item.get(word) or item, ("deploy", name, word), words, hint)
 
     def monitor(self, tree: Node) -> None:
         truth = tree.get("monitor", "truth")

@@ -18,7 +18,7 @@ OLDEST, NEWEST = (1, 30), (1, 37)
 _NEEDED = ("get", "patch", "create", "delete")
 _READ = {"v1/Pod": ("get", "list")}
 _GROUPS = {
-    "v1": "", "apps/v1": "apps", "networking.k8s.io/v1": "networking.k8s.io",
+    "v1": "", "apps/v1": "apps", "batch/v1": "batch", "networking.k8s.io/v1": "networking.k8s.io",
     "autoscaling/v2": "autoscaling", "policy/v1": "policy",
     "monitoring.coreos.com/v1": "monitoring.coreos.com",
 }  # fmt: skip
