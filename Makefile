@@ -54,6 +54,8 @@ bench: $(VENV)/installed  ## the figures of benchmarks/README.md
 	@$(BIN)/python benchmarks/loop.py
 	@$(BIN)/python benchmarks/serving.py --install
 	@$(BIN)/python benchmarks/serving.py
+	@tests/support/setup_images >/dev/null
+	@$(BIN)/python benchmarks/images.py
 
 soak: $(VENV)/installed  ## long versions of the crash tests
 	@$(BIN)/python -m pytest -q -m soak --timeout 7200
