@@ -284,7 +284,6 @@ def test_no_call_over_grpc_fails_while_versions_are_swapped(
         for release in range(2, 5):
             calls.until((release - 1) * 400)
             roll_out(release, linger_s=3)
-        # A connection lasts ten seconds, and only then does its client meet the new version.
         wait_for(lambda: all(versions["4"] for versions in calls.versions) or calls.failures)
     assert calls.failures == []
     assert all(versions["4"] for versions in calls.versions)
