@@ -57,7 +57,7 @@ bench: $(VENV)/installed  ## the figures of benchmarks/README.md
 	@tests/support/setup_images >/dev/null
 	@$(BIN)/python benchmarks/images.py
 
-soak: $(VENV)/installed  ## long versions of the crash tests
+soak: $(VENV)/installed  ## long versions of the crash and load tests
 	@$(BIN)/python -m pytest -q -m soak --timeout 7200
 
 fuzz: $(VENV)/installed  ## atheris on the HTTP protocol and on binary tensors; RUNS=… each
