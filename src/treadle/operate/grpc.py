@@ -53,6 +53,9 @@ _RETRY = ("grpc-retry-pushback-ms", "1000")
 AGE_S = 60.0
 """How long a connection lasts, ± 10 %: its client is told (GOAWAY), finishes its calls and opens
 another. So clients find workers and pods that came later."""
+HANDOVER_S = 2.0
+"""How long a drain goes on accepting. Each worker listens for itself, and those of a new version
+begin when the old ones have stopped accepting HTTP: nobody may find the port closed between."""
 LINGER_S = 2.0
 """How long a drain waits for clients to have gone that were told to; then only calls are awaited."""
 _LOOK_S = 0.02
@@ -154,7 +157,7 @@ class Server:
             raise
 
     async def drain(self, grace_s: float) -> None:
-        """Accept no connection any more, tell clients to go elsewhere, finish their calls, close.
+        """Hand over, accept no more, tell clients to go elsewhere, finish their calls, close.
 
         gRPC's own shutdown cancels calls that were on their way when it began (C-core answers them
         CANCELLED, which nobody repeats), so it comes last, when every client has gone or has had
@@ -164,6 +167,7 @@ class Server:
         if front is None or listener is None:
             return
         until = clock.elapsed() + grace_s
+        await asyncio.sleep(min(grace_s, HANDOVER_S))
         listener.close()
         front.leave()
 
