@@ -126,7 +126,7 @@ class Predictor:
         route, look = self._gets[head.path]
         reply = look(head)
         self.metrics.request(route, reply.status)
-        respond(reply)
+        respond(reply._replace(headers=reply.headers + self._identify(head, None)))
         return None
 
     def error(self, status: int, message: str, head: Head | None = None) -> Reply:
@@ -310,7 +310,7 @@ class Predictor:
         capture = self.plane.capture
         if capture is not None:
             self.metrics.capture(capture.captured, capture.dropped)
-        return Reply(200, self.metrics.render(), METRICS)
+        return Reply(200, self.metrics.render(), METRICS, self._always)
 
     def _document(self, _head: Head) -> Reply:
         if self._openapi is None:
@@ -339,7 +339,8 @@ class Predictor:
             respond(self.error(400, wrong.message, head))
             return None
         self.metrics.request("/v2/repository/index", 200)
-        respond(self._plain(found))
+        reply = self._plain(found)
+        respond(reply._replace(headers=reply.headers + self._identify(head, None)))
         return None
 
     # ---- helpers ----

@@ -1,7 +1,8 @@
 """The Open Inference protocol V2 over REST, for one model.
 
 Columns are tensors of shape [rows] or [rows, 1]; a model of columns also takes one matrix by
-position. `data` may be nested or flat, row-major; `null` in it is a missing value. Tensors come and
+position, and a model of one tensor takes it by whatever name (clients of MLServer and KServe make one
+up). `data` may be nested or flat, row-major; `null` in it is a missing value. Tensors come and
 go as JSON or as bytes behind it (`binary`). FP16 has no JSON, here as in Triton and KServe: it is
 taken and given as bytes alone. Where the JSON part is 0 bytes long, the whole body is the values of
 the model's one input (Triton's raw binary request), and the answer's tensors are bytes.
