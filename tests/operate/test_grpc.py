@@ -336,7 +336,7 @@ def test_a_drain_finishes_what_is_in_flight_and_accepts_nothing_more(plane: Plan
     async def work(ask: Asker, server: served.Server) -> None:
         staying = asyncio.ensure_future(_answered(ask.infer([5, 2])))
         await gate.wait()
-        drained = asyncio.ensure_future(server.drain(30))
+        drained = asyncio.ensure_future(server.drain(30, others=True))
         async with aio.insecure_channel(f"127.0.0.1:{server.port}", options=ALONE) as soon:
             assert (await Asker(soon)("ServerLive")).live  # until others listen
         await asyncio.sleep(served.HANDOVER_S)

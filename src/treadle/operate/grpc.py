@@ -54,7 +54,7 @@ AGE_S = 60.0
 """How long a connection lasts, ± 10 %: its client is told (GOAWAY), finishes its calls and opens
 another. So clients find workers and pods that came later."""
 HANDOVER_S = 2.0
-"""How long a drain goes on accepting. Each worker listens for itself, and those of a new version
+"""How long a drain after a swap goes on accepting. Each worker listens for itself, and those of a new version
 begin when the old ones have stopped accepting HTTP: nobody may find the port closed between."""
 LINGER_S = 2.0
 """How long a drain waits for clients to have gone that were told to; then only calls are awaited."""
@@ -156,9 +156,10 @@ class Server:
             bound.close()
             raise
 
-    async def drain(self, grace_s: float) -> None:
+    async def drain(self, grace_s: float, *, others: bool = False) -> None:
         """Hand over, accept no more, tell clients to go elsewhere, finish their calls, close.
 
+        `others`: workers of a new version are about to listen.
         gRPC's own shutdown cancels calls that were on their way when it began (C-core answers them
         CANCELLED, which nobody repeats), so it comes last, when every client has gone or has had
         LINGER_S to hear of it; then what is in flight has the rest of `grace_s`.
@@ -167,7 +168,7 @@ class Server:
         if front is None or listener is None:
             return
         until = clock.elapsed() + grace_s
-        await asyncio.sleep(min(grace_s, HANDOVER_S))
+        await asyncio.sleep(min(grace_s, HANDOVER_S) if others else 0)
         listener.close()
         front.leave()
 

@@ -142,18 +142,20 @@ class Serving:
             self._metrics.accepting(False)
             drained()
             if beside is not None:
-                draining.append(asyncio.get_running_loop().create_task(beside.drain(GRACE_S)))
+                ending = beside.drain(GRACE_S, others=server.swapped)
+                draining.append(asyncio.get_running_loop().create_task(ending))
 
         if beside is not None:
             await beside.start()
-        await runner.Server(
+        server = runner.Server(
             self._service, listener, http=cast("Literal['own', 'uvicorn']", options.http),
             limits=options.limits, tls=self._tls, swap_linger_s=options.linger_s,
             stop_linger_s=options.stop_linger_s, grace_s=GRACE_S,
             lifeline=options.given.lifeline_fd, probe=self._probe(), started=begin, drained=leave, flush=self._flush,
             heartbeat=self._beat,
             crowded=self._metrics.crowded if options.workers > 1 else None,
-        ).serve()  # fmt: skip
+        )  # fmt: skip
+        await server.serve()
         if draining:
             await asyncio.wait(draining)
 
