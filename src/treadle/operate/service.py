@@ -170,7 +170,12 @@ class Predictor:
             length = head.headers.get(b"inference-header-content-length")
             if length is not None and not (length.isdigit() and len(length) < 12):
                 raise WrongInput("Inference-Header-Content-Length", "a number", "something else")
-            request = self._inference.decode(body, int(length) if length is not None else None)
+            header = int(length) if length is not None else None
+            kind = head.headers.get(b"content-type", b"")
+            if header == 0 and kind.lower().startswith(_JSON):
+                raise WrongInput("Inference-Header-Content-Length", "the length of the JSON that the "
+                                 "Content-Type announces", "0")  # fmt: skip
+            request = self._inference.decode(body, header)
             self._inference.check(request, self.plane.examples)
 
             def encode(answer: Answer) -> tuple[bytes, bytes, bytes]:
