@@ -4,7 +4,8 @@ gRPC tells a client to go elsewhere (HTTP/2's GOAWAY) when its whole server is s
 cancels the calls that are on their way; or when a connection has reached its age. Nothing tells it to
 say so to all clients now and to go on answering. So connections are accepted here, and their bytes
 passed on unchanged to a Unix socket that gRPC listens on; at a drain a GOAWAY is put between two of
-its frames. A client finishes its calls, closes the connection and opens another one elsewhere.
+its frames. A client finishes its calls, closes the connection and opens another one elsewhere. Who
+finds that socket on the same machine is asked for the token all the same.
 
 Frames are RFC 9113's: nine bytes of head (length, type, flags, stream), then the payload. A header
 block of several frames has nothing between them.
