@@ -54,8 +54,10 @@ bench: $(VENV)/installed  ## the figures of benchmarks/README.md
 	@$(BIN)/python benchmarks/loop.py
 	@$(BIN)/python benchmarks/serving.py --install
 	@$(BIN)/python benchmarks/serving.py
+	@tests/support/setup_images >/dev/null
+	@$(BIN)/python benchmarks/images.py
 
-soak: $(VENV)/installed  ## long versions of the crash tests
+soak: $(VENV)/installed  ## long versions of the crash and load tests
 	@$(BIN)/python -m pytest -q -m soak --timeout 7200
 
 fuzz: $(VENV)/installed  ## atheris on the HTTP protocol and on binary tensors; RUNS=… each

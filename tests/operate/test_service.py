@@ -252,6 +252,37 @@ def test_who_looks_around_finds_what_is_there(asking: Any) -> None:
     asking(body)
 
 
+def test_json_is_not_taken_for_the_values_of_a_tensor(asking: Any) -> None:
+    """Its length may be that of some numbers."""
+
+    async def body(ask: Asked) -> None:
+        for kind, words in (
+            ("application/json", "the JSON that the Content-Type announces"),
+            ("application/octet-stream", "only a model of one input takes a body of values alone"),
+        ):
+            given = {"content-type": kind, "inference-header-content-length": "0"}
+            reply, _ = await ask("POST", "/v2/models/flights/infer", {"inputs": []}, given)
+            assert reply.status == 400
+            assert words in json.loads(reply.body)["error"]
+
+    asking(body)
+
+
+def test_every_answer_says_which_model_and_which_request(asking: Any) -> None:
+    async def body(ask: Asked) -> None:
+        for method, path, given in (
+            ("GET", "/ping", None), ("GET", "/", None), ("GET", "/metrics", None),
+            ("GET", "/v2", None), ("GET", "/openapi.json", None), ("GET", "/nowhere", None),
+            ("POST", "/v2/repository/index", {}), ("POST", "/invocations", {"inputs": []}),
+            ("POST", "/ping", {}),
+        ):  # fmt: skip
+            _, headers = await ask(method, path, given, {"x-request-id": "mine"})
+            assert headers["x-model-version"] == "7", path
+            assert headers["x-request-id"] == "mine", path
+
+    asking(body)
+
+
 def test_not_ready_is_503_on_every_ready_path(asking: Any) -> None:
     async def body(ask: Asked) -> None:
         ask.service.plane.ready = False

@@ -141,7 +141,7 @@ class Predictor:
         route, look = self._gets[head.path]
         reply = look(head)
         self.metrics.request(route, reply.status)
-        respond(reply)
+        respond(reply._replace(headers=reply.headers + self._identify(head, None)))
         return None
 
     def error(self, status: int, message: str, head: Head | None = None) -> Reply:
@@ -191,7 +191,12 @@ class Predictor:
             length = head.headers.get(b"inference-header-content-length")
             if length is not None and not (length.isdigit() and len(length) < 12):
                 raise WrongInput("Inference-Header-Content-Length", "a number", "something else")
-            request = self._inference.decode(body, int(length) if length is not None else None)
+            header = int(length) if length is not None else None
+            kind = head.headers.get(b"content-type", b"")
+            if header == 0 and kind.lower().startswith(_JSON):
+                raise WrongInput("Inference-Header-Content-Length", "the length of the JSON that the "
+                                 "Content-Type announces", "0")  # fmt: skip
+            request = self._inference.decode(body, header)
             self._inference.check(request, self.plane.examples)
 
             def encode(answer: Answer) -> tuple[bytes, bytes, bytes]:
@@ -341,7 +346,7 @@ class Predictor:
         capture = self.plane.capture
         if capture is not None:
             self.metrics.capture(capture.captured, capture.dropped)
-        return Reply(200, self.metrics.render(), METRICS)
+        return Reply(200, self.metrics.render(), METRICS, self._always)
 
     def _document(self, _head: Head) -> Reply:
         if self._openapi is None:
@@ -370,7 +375,8 @@ class Predictor:
             respond(self.error(400, wrong.message, head))
             return None
         self.metrics.request("/v2/repository/index", 200)
-        respond(self._plain(found))
+        reply = self._plain(found)
+        respond(reply._replace(headers=reply.headers + self._identify(head, None)))
         return None
 
     # ---- helpers ----
