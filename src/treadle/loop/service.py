@@ -36,6 +36,7 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
         status="running",
     )
     key = f"{place}/{rollout.id}"
+    split = places.split(project, place)
     project.commit(Changes().put("rollout", key, rollout).put("rolling", place, key))
     crash.point("deploy.begin")
     try:
@@ -64,9 +65,20 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
         )
         raise
     crash.point("deploy.answered")
+    changes = Changes()
+    if split is not None:
+        words = f"release {champion.number} gets every request: the share of release {split.release} ends"
+        evidence: dict[str, object] = {
+            "release": split.release, "weight": 0, "before": split.weight,
+        }  # fmt: skip
+        changes.delete("split", place).decide(
+            project.decision(
+                "traffic", place, f"release {split.release}", "ended",
+                "a roll-out ends a division", words, evidence, by,
+            )
+        )  # fmt: skip
     project.commit(
-        Changes()
-        .put("rollout", key, done)
+        changes.put("rollout", key, done)
         .delete("rolling", place)
         .put("served", place, service_settings(chain))
         .decide(
@@ -144,6 +156,8 @@ def status(project: Project, environment: str) -> Status:
             + (f" at {observed.address}" if observed.address else ""),
         )
     )
+    if observed.split is not None:
+        lines.append(("traffic", observed.split.words))
     if observed.restarts:
         attention.append(f"the model server was restarted {observed.restarts} times: treadle logs")
     if champion and observed.status != "serving":

@@ -77,6 +77,8 @@ def _from_prediction(project: Project, match: re.Match[str]) -> Iterator[Link]:
         for _, value in project.journal.list("rollout", f"{environment}/")
         if value["instance"] and f"{match['instance']}-".startswith(f"{value['instance']}-")
     ]
+    # On a cluster the name of an instance begins alike for all releases of an environment.
+    rollouts.sort(key=lambda value: (value["release"] != number, -len(value["instance"])))
     if rollouts:
         yield Link(
             "instance", match["instance"], _pick(rollouts[0], "address", "started", "status")
@@ -322,7 +324,8 @@ def explain(project: Project, thing: str, environment: str) -> Explanation:
         "promote": ("promote", "hold", "rollback"),
         "release": ("release", "promote"),
         "retrain": ("retrain",),
-        "deploy": ("deploy",),
+        "deploy": ("deploy", "traffic"),
+        "traffic": ("traffic",),
         "rollback": ("rollback",),
         "hold": ("hold", "rollback"),
     }
