@@ -42,7 +42,9 @@ def render(
     candidate's objects are beside those of the champion.
     """
     if split is not None and split.how == "replicas":
-        wanted = _sized(wanted, split.stable)
+        # An autoscaler is not taken away but held to the number: the field that it has set would be
+        # its own, and nothing is forced.
+        wanted = replace(wanted, pods=split.stable)
     found = [
         model.namespace(wanted),
         model.account(wanted),
@@ -56,7 +58,7 @@ def render(
         found.append(model.autoscaler(wanted))
         found.append(model.budget(wanted))
     if candidate is not None and split is not None:
-        candidate = replace(candidate, track="candidate", least=split.candidate, most=None)
+        candidate = replace(candidate, track="candidate", pods=split.candidate)
         found += [
             network.deny_all(candidate),
             network.allow(candidate, kinds),
@@ -76,12 +78,6 @@ def render(
         weighed = split if split is not None and split.how == "route" else None
         found.append(network.route(wanted, candidate, weighed))
     return found
-
-
-def _sized(wanted: Wanted, pods: int) -> Wanted:
-    """With so many pods. An autoscaler is not taken away but held to the number: the field that it
-    has set would be its own, and nothing is forced."""
-    return replace(wanted, least=pods, most=None if wanted.most is None else pods)
 
 
 def left_out(wanted: Wanted, kinds: Collection[str]) -> list[str]:

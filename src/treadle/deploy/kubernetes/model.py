@@ -92,8 +92,8 @@ def deployment(wanted: Wanted) -> dict[str, Any]:
             "spec": _pod(wanted),
         },
     }
-    if wanted.most is None:
-        spec["replicas"] = wanted.least
+    if wanted.most is None or wanted.track:
+        spec["replicas"] = wanted.least if wanted.pods is None else wanted.pods
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(wanted), "spec": spec}
 
 
@@ -172,15 +172,15 @@ def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
 
 
 def autoscaler(wanted: Wanted) -> dict[str, Any]:
-    """Between least and most replicas, by CPU."""
+    """Between least and most replicas, by CPU; held to a number while the number is a share."""
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
         "metadata": meta(wanted),
         "spec": {
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": wanted.name},
-            "minReplicas": wanted.least,
-            "maxReplicas": wanted.most,
+            "minReplicas": wanted.pods or wanted.least,
+            "maxReplicas": wanted.pods or wanted.most,
             "metrics": [
                 {
                     "type": "Resource",

@@ -33,6 +33,8 @@ class Wanted:
     least: int = 2
     most: int | None = None
     """With a most, a HorizontalPodAutoscaler decides between; without, `least` is the number."""
+    pods: int | None = None
+    """While two versions share the requests: the number of this one's, whatever else is said."""
     workers: int = 1
     cpu: str = "250m"
     memory: str = "512Mi"
