@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.support import cluster
 from tests.support.cluster import kubectl
-from tests.support.on_cluster import NAME, OnCluster, projects
+from tests.support.on_cluster import NAME, Clients, OnCluster, projects
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 CANDIDATE = f"{NAME}-candidate"
@@ -52,7 +52,7 @@ def make(tmp_path: Path, cache: Path) -> Iterator[Callable[..., OnCluster]]:
 
 def two_releases(project: OnCluster) -> OnCluster:
     project("up")
-    project.more_data(71)
+    project.more_data(41)
     project("up")
     return project
 
@@ -122,7 +122,7 @@ def test_37_weights_match_within_two_points_over_5000_requests(
 def test_rollback_ends_a_share_and_down_removes_it(make: Callable[..., OnCluster]) -> None:
     project = make(", replicas: 2")
     two_releases(project)
-    project.more_data(72)
+    project.more_data(51)
     project("up")
     ran = project("traffic", "--release", "2", "--weight", "10", "--yes")
     assert "50 % (1 of 2 pods); asked: 10 %" in ran.out
@@ -157,6 +157,37 @@ def test_share_on_an_autoscaled_environment_and_the_command_killed_on_the_way(
     project("traffic", "--weight", "0", "--yes")
     scaler = project.live("hpa")["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 4)
+
+
+def test_release_of_another_environment_begins_with_a_share_and_becomes_champion(
+    make: Callable[..., OnCluster],
+) -> None:
+    project = make(", replicas: 2")
+    staging = "  staging: {target: process, port: 0}\n"
+    project.edit("treadle.yaml", ("build: {base", f"{staging}build: {{base"))
+    project("up")
+    project.more_data(41)
+    project("up", "--env", "staging")
+    try:
+        ran = project("promote", "--from", "staging", "--env", "local", "--weight", "50", "--yes", "--reason", "try it")  # fmt: skip
+        assert "release 2 gets 50 % (1 of 2 pods), release 1 the rest" in ran.out
+        told = ask(project, [NAME], 2, 50)[NAME]
+        assert told["failures"] == []
+        assert set(told["versions"]) == {"1", "2"}
+        clients = Clients(project, number=4, rate=40)
+        done = project("traffic", "--weight", "100", "--yes")
+        assert "release 2 becomes champion instead of release 1" in done.out
+        told = clients.done(stop=True)
+        assert told["failures"] == []
+        assert list(ask(project, [NAME], 2, 20)[NAME]["versions"]) == ["2"]
+        assert f"deployment.apps/{CANDIDATE}" not in names(project)
+        assert project.status()["champion"] == 2
+        kinds = [d["kind"] for d in project.ledger()][:5]
+        assert kinds == ["deploy", "traffic", "promote", "traffic", "release"]
+        back = project("traffic", "--release", "1", "--weight", "100", "--yes", code=2)
+        assert "treadle rollback --env local --to 1" in back.err
+    finally:
+        project("down", "--env", "staging", code=None)
 
 
 # ---- where Gateway API is installed ----------------------------------------------------------------

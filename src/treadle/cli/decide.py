@@ -39,6 +39,13 @@ def approve(
 @click.option(
     "--release", "number", type=click.IntRange(1), help="A release of it; by default its champion."
 )
+@click.option(
+    "--weight", type=click.IntRange(1, 99), metavar="PERCENT",
+    help="Only a share of the requests, beside the champion (Kubernetes; then: treadle traffic).",
+)  # fmt: skip
+@click.option(
+    "--pods", type=click.IntRange(2), help="Of both together, where pods divide the requests."
+)
 @click.option("--reason", default="", help="Why; it stands in the ledger under your name.")
 @click.option("--dry-run", is_flag=True, help="Only the preview.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -48,6 +55,8 @@ def promote(
     source: str,
     environment: str | None,
     number: int | None,
+    weight: int | None,
+    pods: int | None,
     reason: str,
     dry_run: bool,
     yes: bool,
@@ -57,9 +66,12 @@ def promote(
     nothing is trained or built again."""
     from treadle.loop import promotion
 
+    if pods is not None and weight is None:
+        raise click.UsageError("--pods belongs to --weight")
+    share = None if weight is None else promotion.Share(weight, pods)
     project = open_project(create=False, write=True, report=console.report)
     source, name = project.environment(source), project.environment(environment)
-    would = promotion.preview(project, source, name, number)
+    would = promotion.preview(project, source, name, number, share)
     if dry_run:
         console.result(would, would.words)
         return 0
@@ -67,7 +79,7 @@ def promote(
         console.line(would.words)
         if not console.ask("promote?", "--yes"):
             return 1
-    done = promotion.promote(project, source, name, number, reason)
+    done = promotion.promote(project, source, name, number, reason, share)
     console.result(done, f"{done.words}\n\nnext: treadle status --env {done.environment}")
     return 0
 

@@ -12,6 +12,7 @@ from treadle.base.digest import short
 from treadle.base.errors import TreadleError, Unreachable, UsageError
 from treadle.base.plain import from_plain
 from treadle.base.records import Model, Release, Rollout, Snapshot
+from treadle.clients import tracking
 from treadle.clients.journal import Changes
 from treadle.loop import places
 from treadle.loop.chain import Chain, service_settings
@@ -71,7 +72,8 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
         evidence: dict[str, object] = {
             "release": split.release, "weight": 0, "before": split.weight,
         }  # fmt: skip
-        changes.delete("split", place).decide(
+        alias = tracking.alias_message(project.spec, place, champion.number, champion.model)
+        changes.delete("split", place).tell(alias).decide(
             project.decision(
                 "traffic", place, f"release {split.release}", "ended",
                 "a roll-out ends a division", words, evidence, by,

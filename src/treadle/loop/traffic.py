@@ -69,8 +69,34 @@ def preview(project: Project, environment: str, asked: Asked) -> Shift:
     if asked.weight == 100:
         words = f"{place}: release {candidate.number} becomes champion instead of release {champion.number} and gets every request"  # fmt: skip
         return Shift(place, candidate.number, None, words)
+    return _would(project, place, champion, candidate.number, asked.weight, asked.pods)
+
+
+def preview_new(
+    project: Project, environment: str, number: int, weight: int, pods: int | None
+) -> Shift:
+    """What it would be to give a release its first share that is only about to be made."""
+    place, champion = _served(project, environment)
+    _as_rolled_out(project, place, champion)
+    return _would(project, place, champion, number, weight, pods)
+
+
+def give_new(
+    project: Project, place: str, candidate: Release, weight: int, pods: int | None, reason: str,
+    by: str,
+) -> None:  # fmt: skip
+    """Give a new release its first share. For the holder of the turn's lock."""
+    _, champion = _served(project, place)
+    would = _would(project, place, champion, candidate.number, weight, pods)
+    assert would.split is not None
+    _weigh(project, place, champion, candidate, would.split, reason, by)
+
+
+def _would(
+    project: Project, place: str, champion: Release, number: int, weight: int, pods: int | None
+) -> Shift:
     stable = (champion, _model(project, champion))
-    split = places.divide(project, place, stable, candidate.number, asked.weight, asked.pods)
+    split = places.divide(project, place, stable, number, weight, pods)
     words = f"{place}: {split.words}, release {champion.number} the rest"
     if split.how == "replicas" and abs(split.share - split.weight) >= 0.5:
         from treadle.deploy.kubernetes.weights import exact_pods
@@ -147,6 +173,12 @@ def _weigh(
         "a person's answer", f"{split.words}, release {champion.number} the rest{why}", evidence, by,
     )  # fmt: skip
     changes = Changes().put("rollout", key, done).put("split", place, to_plain(split))
+    changes.tell(
+        tracking.alias_message(
+            project.spec, place, champion.number, champion.model,
+            (candidate.number, candidate.model),
+        )
+    )  # fmt: skip
     project.commit(changes.delete("rolling", place).decide(entry))
     project.report(split.words)
 
@@ -217,14 +249,19 @@ def _candidate(project: Project, place: str, champion: Release, asked: Asked) ->
             f"release {number} was champion before: to make it champion again is a roll-back",
             hint=f"treadle rollback --env {place} --to {number}",
         )
-    if asked.weight and project.journal.get("served", place) != service_settings(
-        Chain(project, place, champion=champion)
-    ):
+    if asked.weight:
+        _as_rolled_out(project, place, champion)
+    return candidate
+
+
+def _as_rolled_out(project: Project, place: str, champion: Release) -> None:
+    """UsageError where treadle.yaml asks for more than a change of shares."""
+    present = service_settings(Chain(project, place, champion=champion))
+    if project.journal.get("served", place) != present:
         raise UsageError(
             f"what treadle.yaml says of {place} is not what was rolled out",
             hint=f"treadle up --env {place} first",
         )
-    return candidate
 
 
 def _model(project: Project, release: Release) -> Model:
