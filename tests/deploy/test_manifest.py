@@ -220,6 +220,13 @@ def test_what_a_project_says_of_nodes_and_gpus_is_passed_through() -> None:
     assert deployment(RANGE)["metadata"]["labels"]["team"] == "a"
 
 
+def test_quantities_are_written_as_the_server_writes_them() -> None:
+    odd = dataclasses.replace(FIXED, cpu="0.5", memory="1024Mi", resources={"example.com/fpga": "2000m"})  # fmt: skip
+    told = containers(odd)[0]["resources"]
+    assert told["requests"] == {"cpu": "500m", "memory": "1Gi", "example.com/fpga": "2"}
+    assert told["limits"] == {"memory": "1Gi", "example.com/fpga": "2"}
+
+
 @pytest.mark.parametrize(("text", "wanted"), [(3, (3, None)), ("3", (3, None)), ("2..8", (2, 8))])
 def test_replicas_are_a_number_or_a_range(text: int | str, wanted: tuple) -> None:
     assert replicas(text) == wanted

@@ -324,6 +324,15 @@ def test_pods_without_the_common_label_are_replaced_before_the_service_asks_for_
     assert seen.index(f"Deployment {NAME}") < seen.index(f"Service {NAME}")
 
 
+def test_candidate_that_falters_later_is_seen(tmp_path: Path) -> None:
+    cluster = served(tmp_path)
+    give(tmp_path, cluster, 20)
+    assert kubernetes.observe(tmp_path, cluster=cluster).error is None
+    cluster.objects["apps/v1/Deployment", "flights", CANDIDATE]["status"]["availableReplicas"] = 0
+    seen = kubernetes.observe(tmp_path, cluster=cluster)
+    assert (seen.status, seen.error) == ("serving", "release 2: 0 of 1 new pods are ready")
+
+
 def test_champion_that_does_not_run_shares_nothing(tmp_path: Path) -> None:
     cluster = served(tmp_path)
     split = weights.divide(OTHER, 1, 20, "replicas")
@@ -331,7 +340,10 @@ def test_champion_that_does_not_run_shares_nothing(tmp_path: Path) -> None:
         traffic.weigh(tmp_path, "here", OTHER, STABLE, split, cluster=cluster)
 
 
-def test_division_that_was_cut_off_is_known_and_ended_by_the_next_roll_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("again", [False, True], ids=["rolled out", "asked again"])
+def test_28_division_that_was_cut_off_is_known_and_ended_or_taken_up(
+    tmp_path: Path, again: bool
+) -> None:
     cluster = served(tmp_path)
 
     class Cut(Exception):
@@ -347,6 +359,11 @@ def test_division_that_was_cut_off_is_known_and_ended_by_the_next_roll_out(tmp_p
         give(tmp_path, cluster, 20)
     assert kubernetes.observe(tmp_path, cluster=cluster).unfinished
     cluster._grow = healthy
+    if again:
+        split = give(tmp_path, cluster, 20)
+        seen = kubernetes.observe(tmp_path, cluster=cluster)
+        assert (seen.split, seen.unfinished, numbers(cluster)) == (split, False, [4, 1])
+        return
     kubernetes.roll_out(tmp_path, "here", STABLE, cluster=cluster, deadline_s=3)
     assert numbers(cluster) == [5, 0]
     assert not kubernetes.observe(tmp_path, cluster=cluster).unfinished

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,15 @@ def two_releases(project: OnCluster) -> OnCluster:
     return project
 
 
-def ask(project: OnCluster, hosts: list[str], number: int, each: int) -> dict[str, Any]:
+def ask(
+    project: OnCluster, hosts: list[str], number: int, each: int, *,
+    labels: dict[str, str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Requests on fresh connections, from a pod that may ask: host → versions that answered."""
     name = f"asking-{secrets.token_hex(3)}"
     kubectl("apply", "-f", "-", document={
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "namespace": project.namespace, "labels": {f"treadle.dev/calls-{NAME}": "yes"}},
+        "metadata": {"name": name, "namespace": project.namespace, "labels": labels or {f"treadle.dev/calls-{NAME}": "yes"}},
         "spec": {
             "restartPolicy": "Never", "automountServiceAccountToken": False,
             "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
@@ -157,6 +161,26 @@ def test_share_on_an_autoscaled_environment_and_the_command_killed_on_the_way(
     project("traffic", "--weight", "0", "--yes")
     scaler = project.live("hpa")["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 4)
+
+
+def test_12_prometheus_reaches_the_pods_where_a_monitor_is_rendered_and_no_other_does(
+    make: Callable[..., OnCluster],
+) -> None:
+    project = make(", replicas: 1")
+    project.edit("treadle.yaml", ("memory: 256Mi", f"memory: 256Mi, prometheus: {{namespace: {project.namespace}, labels: {{app: prom}}}}"))  # fmt: skip
+    project("up")
+    # The policy of a cluster with a Prometheus Operator, on one that has none.
+    rendered = project("render", "--api-versions", "monitoring.coreos.com/v1").out
+    (policy,) = [one for one in rendered.split("---\n") if f'name: "{NAME}-allow"' in one]
+    done = subprocess.run(
+        ["kubectl", "apply", "--server-side", "--force-conflicts", "-f", "-"],
+        input=policy, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ask(project, [NAME], 1, 3, labels={"app": "prom"})[NAME]["versions"] == {"1": 3}
+    told = ask(project, [NAME], 1, 1, labels={"app": "other"})[NAME]
+    assert told["versions"] == {}
+    assert told["failures"]
 
 
 def test_release_of_another_environment_begins_with_a_share_and_becomes_champion(

@@ -160,6 +160,8 @@ def status(project: Project, environment: str) -> Status:
     )
     if observed.split is not None:
         lines.append(("traffic", observed.split.words))
+        if observed.error:
+            attention.append(f"{observed.error}: treadle logs --env {environment}")
     if observed.restarts:
         attention.append(f"the model server was restarted {observed.restarts} times: treadle logs")
     if champion and observed.status != "serving":

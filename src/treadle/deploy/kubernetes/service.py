@@ -69,6 +69,7 @@ def observe(env_folder: Path, *, cluster: Cluster | None = None, compare: bool =
     try:
         cluster = cluster or cluster_of(known.context)
         live = cluster.get("apps/v1/Deployment", known.namespace, known.name)
+        beside = _beside(cluster, known)
     except TreadleError as error:
         return Observed("down", error=error.message, **facts)
     if live is None:
@@ -84,9 +85,18 @@ def observe(env_folder: Path, *, cluster: Cluster | None = None, compare: bool =
     if compare and not known.rolling:
         differs = tuple(_differing(cluster, env_folder, known))
     return Observed(
-        status, error=None if done else words, differs=differs, unfinished=bool(known.rolling),
+        status, error=beside if done else words, differs=differs, unfinished=bool(known.rolling),
         split=known.split, **facts,
     )  # fmt: skip
+
+
+def _beside(cluster: Cluster, known: Deployed) -> str | None:
+    """What is amiss with the release that has a share; None: nothing, or there is none."""
+    if known.split is None:
+        return None
+    live = cluster.get("apps/v1/Deployment", known.namespace, f"{known.name}-candidate")
+    words, done = ("its Deployment is gone", False) if live is None else wait.progress(live)
+    return None if done else f"release {known.split.release}: {words}"
 
 
 def _differing(cluster: Cluster, env_folder: Path, known: Deployed) -> list[str]:

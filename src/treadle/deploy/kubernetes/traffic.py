@@ -68,7 +68,8 @@ def weigh(
     """Have requests divided so. UsageError where the champion is not what runs; Refused where the
     candidate's pods do not come up, after all is as it was before."""
     known = supervision.read(env_folder / STATE, Deployed)
-    if known is None or known.release != stable.release or known.rolling:
+    # The same command, killed on its way, is taken up.
+    if known is None or known.release != stable.release or known.rolling not in (0, split.release):
         raise UsageError(
             f"release {stable.release} is the champion and is not what runs",
             hint=f"treadle up --env {stable.environment}",
@@ -92,14 +93,14 @@ def weigh(
             _settled(cluster, stable, step, report, deadline_s, sleep)
     except Refused as error:
         words = _take_back(cluster, stable, before, report)
-        supervision.write(env_folder / STATE, known)
+        supervision.write(env_folder / STATE, replace(known, rolling=0))
         raise Refused(
             f"release {split.release} did not get its share: {error.message}; {words}",
             hint=error.hint,
         ) from error
     crash.point("deploy.swapped")
     _write(env_folder / GOOD, objects)
-    supervision.write(env_folder / STATE, replace(known, split=split))
+    supervision.write(env_folder / STATE, replace(known, rolling=0, split=split))
 
 
 def _ready_to_share(
