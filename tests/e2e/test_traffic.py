@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,20 @@ def test_share_on_an_autoscaled_environment_and_the_command_killed_on_the_way(
     project("traffic", "--weight", "0", "--yes")
     scaler = project.live("hpa")["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 4)
+
+
+def test_shares_that_move_lose_no_request_of_keep_alive_clients(
+    make: Callable[..., OnCluster],
+) -> None:
+    project = two_releases(make(", replicas: 2"))
+    clients = Clients(project, number=10, rate=100)
+    project("traffic", "--release", "1", "--weight", "50", "--yes")
+    time.sleep(15)  # the champion's pod that leaves has told its clients so by then
+    project("traffic", "--weight", "0", "--yes")
+    told = clients.done(stop=True)
+    assert told["failures"] == []
+    assert set(told["versions"]) == {"1", "2"}
+    assert told["answered"] > 1_000
 
 
 def test_12_prometheus_reaches_the_pods_where_a_monitor_is_rendered_and_no_other_does(
