@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from treadle.base.errors import UsageError
+from treadle.base.spec import Route
 from treadle.deploy.kubernetes import manifest, model, text
 from treadle.deploy.kubernetes.wanted import Wanted, replicas
 
@@ -23,7 +24,7 @@ FIXED = Wanted(
     "flights", "production", "flights", "registry.example.com/flights@sha256:" + "a" * 64,
     "sha256:" + "a" * 64, 3, "sha256:" + "b" * 64, "RUN",
 )  # fmt: skip
-RANGE = dataclasses.replace(FIXED, most=8, gpus=1, token_secret="flights-token", pull_secrets=("pull",), node_selector={"disk": "ssd"}, tolerations=({"key": "gpu", "operator": "Exists"},), labels={"team": "a"})  # fmt: skip
+RANGE = dataclasses.replace(FIXED, most=8, gpus=1, token_secret="flights-token", pull_secrets=("pull",), node_selector={"disk": "ssd"}, tolerations=({"key": "gpu", "operator": "Exists"},), labels={"team": "a"}, route=Route("infra/public", "flights.example.com"))  # fmt: skip
 BOTH = pytest.mark.parametrize("wanted", [FIXED, RANGE], ids=["number", "range"])
 
 
@@ -141,26 +142,45 @@ def test_11_budget_with_an_autoscaler_and_it_lets_a_node_be_drained() -> None:
 def test_12_everything_is_denied_but_callers_with_a_label_and_dns(wanted: Wanted) -> None:
     deny, allow = objects(wanted, "NetworkPolicy")
     assert set(deny["spec"]) == {"podSelector", "policyTypes"}
-    (rule,) = allow["spec"]["ingress"]
-    assert rule["from"][0]["podSelector"]["matchLabels"]
+    callers, prometheus = allow["spec"]["ingress"]
+    assert callers["from"][0]["podSelector"]["matchLabels"]
+    (scraper,) = prometheus["from"]
+    assert scraper == {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+    }
     assert {port["port"] for out in allow["spec"]["egress"] for port in out["ports"]} == {53}
 
 
-def test_13_custom_kinds_only_where_they_exist_and_said_aloud() -> None:
-    assert not [one for one in manifest.render(FIXED) if one["kind"] == "ServiceMonitor"]
-    assert "no ServiceMonitor" in manifest.left_out([])[0]
-    assert objects(FIXED, "ServiceMonitor")
-    assert manifest.left_out(["ServiceMonitor"]) == []
+@pytest.mark.parametrize("kind", manifest.CUSTOM)
+def test_13_custom_kinds_only_where_they_exist_and_each_is_said_aloud(kind: str) -> None:
+    def made(kinds: list[str]) -> bool:
+        return kind in {one["kind"] for one in manifest.render(RANGE, kinds=kinds)}
+
+    def said(kinds: list[str]) -> bool:
+        return any(line.startswith(f"no {kind}:") for line in manifest.left_out(RANGE, kinds))
+
+    others = [one for one in manifest.CUSTOM if one != kind]
+    assert made([kind])
+    assert not said([kind])
+    assert not made(others)
+    assert said(others)
+
+
+def test_13_route_is_missed_only_by_who_asked_for_it() -> None:
+    assert not any("HTTPRoute" in line for line in manifest.left_out(FIXED, []))
+    assert any("route: has no effect" in line for line in manifest.left_out(RANGE, []))
+    assert not [one for one in manifest.render(FIXED, kinds=["HTTPRoute"]) if one["kind"] == "HTTPRoute"]  # fmt: skip
 
 
 @BOTH
 def test_19_text_is_the_same_bytes_in_another_process_and_language(wanted: Wanted) -> None:
     program = (
-        "import sys, json, dataclasses; from treadle.deploy.kubernetes import manifest, text\n"
+        "import sys, json; from treadle.deploy.kubernetes import manifest, text\n"
+        "from treadle.base.plain import from_plain\n"
         "from treadle.deploy.kubernetes.wanted import Wanted\n"
-        "told = json.loads(sys.argv[1])\n"
-        "told['tolerations'] = tuple(told['tolerations']); told['pull_secrets'] = tuple(told['pull_secrets'])\n"
-        "print(text.text(manifest.render(Wanted(**told))), end='')"
+        "told = from_plain(Wanted, json.loads(sys.argv[1]))\n"
+        "print(text.text(manifest.render(told, kinds=manifest.CUSTOM)), end='')"
     )
     found = {
         subprocess.run(
@@ -170,7 +190,7 @@ def test_19_text_is_the_same_bytes_in_another_process_and_language(wanted: Wante
         ).stdout
         for seed, language in (("0", "C.UTF-8"), ("7", "POSIX"))
     }  # fmt: skip
-    assert found == {text.text(manifest.render(wanted))}
+    assert found == {text.text(manifest.render(wanted, kinds=manifest.CUSTOM))}
 
 
 @BOTH
@@ -198,6 +218,13 @@ def test_what_a_project_says_of_nodes_and_gpus_is_passed_through() -> None:
     assert spec["imagePullSecrets"] == [{"name": "pull"}]
     assert containers(RANGE)[0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert deployment(RANGE)["metadata"]["labels"]["team"] == "a"
+
+
+def test_quantities_are_written_as_the_server_writes_them() -> None:
+    odd = dataclasses.replace(FIXED, cpu="0.5", memory="1024Mi", resources={"example.com/fpga": "2000m"})  # fmt: skip
+    told = containers(odd)[0]["resources"]
+    assert told["requests"] == {"cpu": "500m", "memory": "1Gi", "example.com/fpga": "2"}
+    assert told["limits"] == {"memory": "1Gi", "example.com/fpga": "2"}
 
 
 @pytest.mark.parametrize(("text", "wanted"), [(3, (3, None)), ("3", (3, None)), ("2..8", (2, 8))])

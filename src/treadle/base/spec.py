@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from treadle.base import quantity
 from treadle.base.clock import duration_s
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -21,6 +22,7 @@ REMOTE = re.compile(
 """Where a pod reads and writes: a path on a claim, a key in a bucket."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?/?")
+_DNS_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
 
 def _section(cls: type) -> type:
@@ -220,6 +222,48 @@ class DockerTarget:
 
 @_section
 @dataclass(frozen=True)
+class Route:
+    """A way in from outside the cluster, through a gateway (an HTTPRoute of Gateway API)."""
+
+    gateway: str
+    """`NAMESPACE/NAME`, or the NAME of one in the environment's own namespace."""
+    host: str | None = None
+    """The name that clients ask for, such as flights.example.com; by default all of the gateway's."""
+    path: str = "/"
+    """What the paths begin with there; the server itself sees them without it."""
+    proxies: str | None = None
+    """The namespace of the gateway's own pods, which are let in; by default that of the gateway."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(rf"({_DNS_LABEL}/)?{_DNS_LABEL}(\.{_DNS_LABEL})*", self.gateway):
+            raise ValueError(f"gateway is NAME or NAMESPACE/NAME, not {self.gateway}")
+        if self.host is not None and not re.fullmatch(
+            rf"(\*\.)?{_DNS_LABEL}(\.{_DNS_LABEL})*", self.host
+        ):
+            raise ValueError(f"host is a name such as flights.example.com, not {self.host}")
+        if not re.fullmatch(r"/|(/[A-Za-z0-9._~-]+)+", self.path):
+            raise ValueError(f"path begins with / and ends without one, not {self.path}")
+        if self.proxies is not None and not re.fullmatch(_DNS_LABEL, self.proxies):
+            raise ValueError(f"proxies is the name of a namespace, not {self.proxies}")
+
+
+@_section
+@dataclass(frozen=True)
+class Prometheus:
+    """Who reads the metrics of the pods, where the cluster has a Prometheus Operator."""
+
+    namespace: str = "monitoring"
+    """Where its pods run."""
+    labels: dict[str, str] = field(default_factory=lambda: {"app.kubernetes.io/name": "prometheus"})
+    """What its pods are known by."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(_DNS_LABEL, self.namespace):
+            raise ValueError(f"namespace is a name in Kubernetes, not {self.namespace}")
+
+
+@_section
+@dataclass(frozen=True)
 class KubernetesTarget:
     """Pods behind a Service on a cluster."""
 
@@ -250,6 +294,10 @@ class KubernetesTarget:
     labels: dict[str, str] = field(default_factory=dict)
     token_secret: str | None = None
     """A Secret whose key `token` every request must bear."""
+    route: Route | None = None
+    """How it is reached from outside the cluster; by default not at all."""
+    prometheus: Prometheus = field(default_factory=Prometheus)
+    """Let in to read metrics, where the cluster has a Prometheus Operator."""
 
     def __post_init__(self) -> None:
         text = str(self.replicas)
@@ -260,6 +308,9 @@ class KubernetesTarget:
             raise ValueError(f"workers are a number from 1 to 64, not {self.workers}")
         if self.gpus < 0:
             raise ValueError(f"gpus are a number from 0 on, not {self.gpus}")
+        for name, text in {"cpu": self.cpu, "memory": self.memory, **self.resources}.items():
+            if quantity.canonical(text) == "0":
+                raise ValueError(f"{name} is more than nothing, not {text}")
 
 
 @_section

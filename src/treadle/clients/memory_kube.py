@@ -30,6 +30,8 @@ class MemoryCluster:
         self.log: dict[str, builtins.list[str]] = {}
         self.forbidden: set[tuple[str, str]] = set()
         """(verb, kind) that we may not."""
+        self.custom: set[str] = set()
+        """Kinds beside Kubernetes' own."""
         self._owners: dict[tuple[str, str | None, str], dict[str, set[str]]] = {}
         """Object → manager → paths of the fields that it applied."""
         self._versions = itertools.count(1)
@@ -112,7 +114,7 @@ class MemoryCluster:
 
     def kinds(self) -> set[str]:
         """See Cluster."""
-        return {"Deployment", "Service", "ConfigMap", "Namespace"}
+        return {"Deployment", "Service", "ConfigMap", "Namespace"} | self.custom
 
     def version(self) -> tuple[int, int]:
         """See Cluster."""

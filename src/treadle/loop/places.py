@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from treadle.base.records import Model, Release, Rollout
     from treadle.deploy.client import Asked
     from treadle.deploy.kubernetes.wanted import Wanted
-    from treadle.deploy.target import Observed
+    from treadle.deploy.target import Observed, Split
     from treadle.loop.project import Project
 
 
@@ -115,8 +115,52 @@ def wanted_objects(
         cpu=target.cpu, memory=target.memory, gpus=target.gpus, resources=target.resources,
         node_selector=target.node_selector, tolerations=target.tolerations,
         pull_secrets=target.pull_secrets, labels=target.labels, token_secret=target.token_secret,
-        trust_pickle=project.spec.trust == "pickle",
+        trust_pickle=project.spec.trust == "pickle", route=target.route,
+        prometheus=target.prometheus,
     )  # fmt: skip
+
+
+def split(project: Project, place: str) -> Split | None:
+    """The division of the requests between two releases that goes on; nobody is asked."""
+    if not isinstance(project.serving_target(place), KubernetesTarget):
+        return None
+    from treadle.deploy.kubernetes import traffic
+
+    return traffic.present(project.environment_folder(place))
+
+
+def divide(
+    project: Project, place: str, stable: tuple[Release, Model], number: int, weight: int,
+    pods: int | None,
+) -> Split:  # fmt: skip
+    """How the requests would be divided with release `number`; looks at the cluster where there is
+    a route."""
+    from treadle.deploy.kubernetes import traffic, weights
+
+    target = project.serving_target(place)
+    assert isinstance(target, KubernetesTarget)
+    wanted = wanted_objects(project, place, *stable, build=False)
+    how = traffic.how(target.context, target.route)
+    return weights.divide(wanted, number, weight, how, pods=pods)
+
+
+def weigh(
+    project: Project, place: str, stable: tuple[Release, Model],
+    candidate: tuple[Release, Model], wanted: Split,
+) -> tuple[str, str]:  # fmt: skip
+    """Have the requests divided so: the candidate's instance and its image's digest."""
+    from treadle.deploy.kubernetes import traffic
+
+    target = project.serving_target(place)
+    assert isinstance(target, KubernetesTarget)
+    other = wanted_objects(project, place, *candidate)
+    folder = project.environment_folder(place)
+    with disk_errors(folder):
+        traffic.weigh(
+            folder, target.context, wanted_objects(project, place, *stable, build=False), other,
+            wanted, report=project.report,
+        )  # fmt: skip
+    return f"{other.serves}-candidate", other.image_digest
 
 
 def _former_process(project: Project, place: str, port: int) -> bool:

@@ -12,6 +12,7 @@ from treadle.base.digest import short
 from treadle.base.errors import TreadleError, Unreachable, UsageError
 from treadle.base.plain import from_plain
 from treadle.base.records import Model, Release, Rollout, Snapshot
+from treadle.clients import tracking
 from treadle.clients.journal import Changes
 from treadle.loop import cluster_batch, places
 from treadle.loop.chain import Chain, service_settings
@@ -36,6 +37,7 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
         status="running",
     )
     key = f"{place}/{rollout.id}"
+    split = places.split(project, place)
     project.commit(Changes().put("rollout", key, rollout).put("rolling", place, key))
     crash.point("deploy.begin")
     try:
@@ -64,9 +66,21 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
         )
         raise
     crash.point("deploy.answered")
+    changes = Changes()
+    if split is not None:
+        words = f"release {champion.number} gets every request: the share of release {split.release} ends"
+        evidence: dict[str, object] = {
+            "release": split.release, "weight": 0, "before": split.weight,
+        }  # fmt: skip
+        alias = tracking.alias_message(project.spec, place, champion.number, champion.model)
+        changes.delete("split", place).tell(alias).decide(
+            project.decision(
+                "traffic", place, f"release {split.release}", "ended",
+                "a roll-out ends a division", words, evidence, by,
+            )
+        )  # fmt: skip
     project.commit(
-        Changes()
-        .put("rollout", key, done)
+        changes.put("rollout", key, done)
         .delete("rolling", place)
         .put("served", place, service_settings(chain))
         .decide(
@@ -144,6 +158,10 @@ def status(project: Project, environment: str) -> Status:
             + (f" at {observed.address}" if observed.address else ""),
         )
     )
+    if observed.split is not None:
+        lines.append(("traffic", observed.split.words))
+        if observed.error:
+            attention.append(f"{observed.error}: treadle logs --env {environment}")
     if observed.restarts:
         attention.append(f"the model server was restarted {observed.restarts} times: treadle logs")
     if champion and observed.status != "serving":

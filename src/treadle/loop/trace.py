@@ -78,6 +78,8 @@ def _from_prediction(project: Project, match: re.Match[str]) -> Iterator[Link]:
         for _, value in project.journal.list("rollout", f"{name}/")
         if value["instance"] and f"{match['instance']}-".startswith(f"{value['instance']}-")
     ]
+    # On a cluster the name of an instance begins alike for all releases of an environment.
+    rollouts.sort(key=lambda value: (value["release"] != number, -len(value["instance"])))
     if rollouts:
         # A server and a CronJob keep their names from release to release, and one name may begin
         # with another: the longest, and of that the release's own.
@@ -334,7 +336,8 @@ def explain(project: Project, thing: str, environment: str) -> Explanation:
         "promote": ("promote", "hold", "rollback"),
         "release": ("release", "promote"),
         "retrain": ("retrain",),
-        "deploy": ("deploy",),
+        "deploy": ("deploy", "traffic"),
+        "traffic": ("traffic",),
         "rollback": ("rollback",),
         "hold": ("hold", "rollback"),
     }

@@ -80,6 +80,9 @@ _SHAPES = {
     "port": "port: 8080",
     "context": "context: minikube",
     "state": "state: checkout",
+    "route": "route: {gateway: infra/public, host: flights.example.com}",
+    "gateway": "gateway: infra/public",
+    "prometheus": "prometheus: {namespace: monitoring}",
 }
 _DUMMIES: dict[str, Any] = {
     "string_type": "x", "int_type": 1, "int_from_float": 1, "int_parsing_size": 1,

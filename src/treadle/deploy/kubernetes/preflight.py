@@ -21,6 +21,7 @@ _GROUPS = {
     "v1": "", "apps/v1": "apps", "batch/v1": "batch", "networking.k8s.io/v1": "networking.k8s.io",
     "autoscaling/v2": "autoscaling", "policy/v1": "policy",
     "monitoring.coreos.com/v1": "monitoring.coreos.com",
+    "gateway.networking.k8s.io/v1": "gateway.networking.k8s.io",
 }  # fmt: skip
 
 
@@ -47,11 +48,14 @@ def look(cluster: Cluster, wanted: Wanted) -> list[Finding]:
         found[0] = Finding("cluster", "warning", f"Kubernetes {shown}; {low} to {high} are tested")
     kinds = cluster.kinds()
     found.append(_namespace(cluster, wanted))
-    found.append(_permissions(cluster, wanted))
+    found.append(_permissions(cluster, wanted, kinds & manifest.CUSTOM.keys()))
     found.append(_policies(cluster))
     if wanted.most is not None:
         found.append(_metrics(kinds))
-    found += [Finding("monitoring", "warning", words) for words in manifest.left_out(sorted(kinds))]
+    found += [
+        Finding("route" if "HTTPRoute" in words else "monitoring", "warning", words)
+        for words in manifest.left_out(wanted, kinds)
+    ]
     return found
 
 
@@ -71,11 +75,11 @@ def _namespace(cluster: Cluster, wanted: Wanted) -> Finding:
     )  # fmt: skip
 
 
-def _permissions(cluster: Cluster, wanted: Wanted) -> Finding:
+def _permissions(cluster: Cluster, wanted: Wanted, custom: set[str]) -> Finding:
     """All that is missing at once, with the Role that gives it."""
     kinds = {
         f"{one['apiVersion']}/{one['kind']}": _NEEDED
-        for one in manifest.render(wanted)
+        for one in manifest.render(wanted, kinds=custom)
         if one["kind"] != "Namespace"
     } | _READ
     missing: dict[str, list[str]] = {}

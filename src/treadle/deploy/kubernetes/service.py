@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from treadle.base import crash, supervision
 from treadle.base.errors import Refused, TreadleError, UsageError
 from treadle.base.log import Report, silent
-from treadle.deploy.kubernetes import apply, manifest, wait
-from treadle.deploy.target import Observed, Status
+from treadle.deploy.kubernetes import apply, manifest, wait, weights
+from treadle.deploy.target import Observed, Split, Status
 
 if TYPE_CHECKING:
     from treadle.base.records import Rollout
@@ -42,6 +42,8 @@ class Deployed:
     since: str = ""
     rolling: int = 0
     """The release that is being rolled out; 0 when that came to an end, good or bad."""
+    split: Split | None = None
+    """Where another release gets a share of the requests."""
 
 
 def cluster_of(context: str) -> Cluster:
@@ -67,6 +69,7 @@ def observe(env_folder: Path, *, cluster: Cluster | None = None, compare: bool =
     try:
         cluster = cluster or cluster_of(known.context)
         live = cluster.get("apps/v1/Deployment", known.namespace, known.name)
+        beside = _beside(cluster, known)
     except TreadleError as error:
         return Observed("down", error=error.message, **facts)
     if live is None:
@@ -82,9 +85,18 @@ def observe(env_folder: Path, *, cluster: Cluster | None = None, compare: bool =
     if compare and not known.rolling:
         differs = tuple(_differing(cluster, env_folder, known))
     return Observed(
-        status, error=None if done else words, differs=differs, unfinished=bool(known.rolling),
-        **facts,
+        status, error=beside if done else words, differs=differs, unfinished=bool(known.rolling),
+        split=known.split, **facts,
     )  # fmt: skip
+
+
+def _beside(cluster: Cluster, known: Deployed) -> str | None:
+    """What is amiss with the release that has a share; None: nothing, or there is none."""
+    if known.split is None:
+        return None
+    live = cluster.get("apps/v1/Deployment", known.namespace, f"{known.name}-candidate")
+    words, done = ("its Deployment is gone", False) if live is None else wait.progress(live)
+    return None if done else f"release {known.split.release}: {words}"
 
 
 def _differing(cluster: Cluster, env_folder: Path, known: Deployed) -> list[str]:
@@ -162,9 +174,9 @@ def roll_out(
     if cluster is None:
         _confirm(context, wanted.environment)
         cluster = cluster_of(context)
-    kinds = sorted(cluster.kinds() & {"ServiceMonitor"})
-    for words in manifest.left_out(kinds):
-        report(words, detail=True)
+    kinds = cluster.kinds() & manifest.CUSTOM.keys()
+    for words in manifest.left_out(wanted, kinds):
+        report(f"left out: {words}", warning="route:" in words)
     objects = manifest.render(wanted, kinds=kinds)
     before = _good(env_folder)
     known = Deployed(context, wanted.namespace, wanted.name)
@@ -180,8 +192,15 @@ def roll_out(
     supervision.write(env_folder / STATE, replace(begun, rolling=wanted.release))
     report(f"applying release {wanted.release} to {wanted.namespace}", release=wanted.release)
     crash.point("deploy.wanted")
+    # A split ends with any roll-out; its pods go when the new ones answer.
+    split = begun.split
+    kept = [] if split is None else weights.of_candidate(before, wanted)
+    first = objects
+    if split is not None and kept:
+        won = split.how == "replicas" and split.release == wanted.release
+        first = weights.meanwhile(objects, kept, both=won, name=wanted.name)
     try:
-        done = apply.apply(cluster, objects, wanted.name, wanted.namespace, report=report)
+        done = apply.apply(cluster, first, wanted.name, wanted.namespace, report=report)
         counts = ", ".join(
             f"{sum(one.action == action for one in done)} {action}"
             for action in ("created", "configured", "unchanged", "pruned")
@@ -192,6 +211,8 @@ def roll_out(
         wait.rolled_out(
             cluster, wanted.namespace, wanted.name, deadline_s=deadline_s, report=report
         )
+        if kept:
+            apply.apply(cluster, objects, wanted.name, wanted.namespace, report=report)
     except Refused as error:
         words = _take_back(cluster, wanted, before, report)
         supervision.write(env_folder / STATE, replace(begun, rolling=0))
@@ -254,7 +275,7 @@ def stop(
         _confirm(known.context, "this environment")
         cluster = cluster_of(known.context)
     found = apply.remove(cluster, known.name, known.namespace, everything=everything, report=report)
-    supervision.write(env_folder / STATE, replace(known, release=0, rolling=0))
+    supervision.write(env_folder / STATE, replace(known, release=0, rolling=0, split=None))
     return any(one.action == "pruned" for one in found)
 
 
