@@ -27,8 +27,12 @@ class Conflict(Refused):
 class Cluster(Protocol):
     """What of a cluster is used."""
 
-    def apply(self, wanted: Object, *, dry_run: bool = False) -> Object:
-        """Server-side apply; the object as it is then. Conflict, Refused (invalid, forbidden)."""
+    def apply(
+        self, wanted: Object, *, dry_run: bool = False, manager: str = MANAGER, force: bool = False
+    ) -> Object:
+        """Server-side apply; the object as it is then. Conflict, Refused (invalid, forbidden).
+
+        With `force` the fields are taken from who managed them."""
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object | None:
         """One object by `apps/v1/Deployment`."""
@@ -101,10 +105,15 @@ class ApiCluster:
 
     # ---- objects ----
 
-    def apply(self, wanted: Object, *, dry_run: bool = False) -> Object:
+    def apply(
+        self, wanted: Object, *, dry_run: bool = False, manager: str = MANAGER, force: bool = False
+    ) -> Object:
         """See Cluster."""
         path = self._path(wanted)
-        query = {"fieldManager": MANAGER, "force": "false", "fieldValidation": "Strict"}
+        query = {
+            "fieldManager": manager, "force": "true" if force else "false",
+            "fieldValidation": "Strict",
+        }  # fmt: skip
         if dry_run:
             query["dryRun"] = "All"
         return self._json(

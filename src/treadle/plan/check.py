@@ -40,7 +40,18 @@ METRICS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The names a gate may use, by task."""
 
-DURATIONS = frozenset({"restated", "blocks", "per", "matures", "window", "every", "cooldown"})
+DURATIONS = frozenset(
+    {
+        "restated",
+        "blocks",
+        "per",
+        "matures",
+        "window",
+        "every",
+        "cooldown",
+        "scale_down_stabilization",
+    }
+)
 _NONZERO = frozenset({"blocks", "per", "window", "every"})
 TARGETS: dict[str, type] = {
     "process": ProcessTarget, "docker": DockerTarget, "kubernetes": KubernetesTarget,
@@ -282,7 +293,7 @@ class _Checker:
         if not words:
             return node
         self.say(node, path, words, hint)
-        return replace(node, value="1d")
+        return replace(node, value="1h")
 
     # ---- values ---------------------------------------------------------------------------------
 

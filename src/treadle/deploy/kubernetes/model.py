@@ -160,6 +160,10 @@ def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
 
 def autoscaler(wanted: Wanted) -> dict[str, Any]:
     """Between least and most replicas, by CPU."""
+    behavior: dict[str, Any] = {}
+    if wanted.scale_down_after_s is not None:
+        window = {"stabilizationWindowSeconds": wanted.scale_down_after_s}
+        behavior = {"behavior": {"scaleDown": window}}
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -177,6 +181,7 @@ def autoscaler(wanted: Wanted) -> dict[str, Any]:
                     },
                 }
             ],
+            **behavior,
         },
     }
 

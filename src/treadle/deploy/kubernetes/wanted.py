@@ -30,6 +30,8 @@ class Wanted:
     least: int = 2
     most: int | None = None
     """With a most, a HorizontalPodAutoscaler decides between; without, `least` is the number."""
+    scale_down_after_s: int | None = None
+    """How long load must have been less before replicas are taken away; None: the cluster's 300 s."""
     workers: int = 1
     cpu: str = "250m"
     memory: str = "512Mi"
