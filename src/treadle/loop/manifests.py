@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treadle.base.errors import UsageError
 from treadle.base.plain import from_plain
 from treadle.base.records import Model
 from treadle.base.spec import KubernetesTarget
 from treadle.clients.files import write_file
-from treadle.deploy.kubernetes import manifest, preflight, text
-from treadle.deploy.kubernetes.preflight import Finding
+from treadle.deploy.kubernetes import manifest, text
 from treadle.deploy.kubernetes.wanted import Wanted, replicas
 from treadle.loop import places
 from treadle.loop.project import Project
+
+if TYPE_CHECKING:
+    from treadle.deploy.kubernetes.preflight import Finding
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def render(project: Project, environment: str) -> Rendered:
 
 def examine(project: Project, environment: str) -> list[Finding]:
     """What the environment's cluster has and lacks; nothing is written."""
+    from treadle.deploy.kubernetes import preflight
     from treadle.deploy.kubernetes.service import cluster_of
 
     target = project.serving_target(environment)

@@ -98,15 +98,16 @@ def wanted_objects(
     """What a cluster should have of a release. Without `build` the image of it that was built
     before is taken (UsageError if there is none)."""
     from treadle.deploy.kubernetes.wanted import Wanted, replicas
-    from treadle.loop import image
+    from treadle.loop import built
 
     target = project.serving_target(place)
     assert isinstance(target, KubernetesTarget)
-    ready = (
-        image.for_cluster(project, place, release, target)
-        if build
-        else image.known(project, place, release, target)
-    )
+    if build:
+        from treadle.loop import image
+
+        ready = image.for_cluster(project, place, release, target)
+    else:
+        ready = built.known(project, place, release, target)
     least, most = replicas(target.replicas)
     settled = target.scale_down_stabilization
     return Wanted(

@@ -41,9 +41,11 @@ def apply(
     name: str,
     namespace: str,
     *,
+    keep: bool = False,
     report: Report = silent,
 ) -> list[Applied]:
-    """Have the objects, in their order, and nothing of before that is not among them.
+    """Have the objects, in their order, and nothing of before that is not among them; with `keep`,
+    what is of before stays until `prune`: pods of before may still need it.
 
     `name` is the environment's, for its inventory. A Namespace that may not be touched is left as it
     is if it exists. Raises Conflict where somebody else manages a field: nothing is forced.
@@ -68,16 +70,29 @@ def apply(
         report(f"{done.object} {done.action}", detail=done.action == "unchanged")
         crash.point("kubernetes.applied")
         found.append(done)
-    left = []
-    for gone in [key for key in known if key not in wanted]:
-        kind, _, own = split(gone)
-        if kind in KEPT:
-            left.append(gone)  # remembered, so that it can go when everything goes
-        elif _prune(cluster, gone):
+    return found if keep else found + prune(cluster, objects, name, namespace, report=report)
+
+
+def prune(
+    cluster: Cluster,
+    objects: Sequence[Object],
+    name: str,
+    namespace: str,
+    *,
+    report: Report = silent,
+) -> list[Applied]:
+    """Delete what the inventory has and is not among the objects."""
+    wanted = [identity(one) for one in objects]
+    known = _inventory(cluster, name, namespace)
+    found, after = [], []
+    for key in known:
+        kind, _, own = split(key)
+        if key in wanted or kind in KEPT:
+            after.append(key)  # what is kept is remembered, so that it can go when everything goes
+        elif _prune(cluster, key):
             found.append(Applied(f"{kind.rpartition('/')[2]} {own}", "pruned"))
             report(f"{found[-1].object} pruned")
-    after = sorted({*ours, *left})
-    if sorted(known) != after:
+    if known != after:
         _remember(cluster, name, namespace, after)
     return found
 

@@ -60,8 +60,11 @@ def apply(
     if not ours_to_take(wanted, live, scaled=scaled):
         return cluster.apply(wanted)
     cluster.apply(_number(wanted, wanted["spec"]["replicas"]), manager=SCALER, force=True)
-    cluster.apply(wanted)
-    return cluster.apply(_number(wanted, None), manager=SCALER)  # it manages nothing any more
+    done = cluster.apply(wanted)
+    if {one.get("manager") for one in _managing(done)} <= {MANAGER, SCALER}:
+        return cluster.apply(_number(wanted, None), manager=SCALER)  # it manages nothing any more
+    # Who had the same number manages it too: ours stays, so that the next one may be taken as well.
+    return done
 
 
 def least_of(objects: Sequence[Object], name: str) -> int | None:

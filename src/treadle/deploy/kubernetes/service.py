@@ -181,7 +181,9 @@ def roll_out(
     report(f"applying release {wanted.release} to {wanted.namespace}", release=wanted.release)
     crash.point("deploy.wanted")
     try:
-        done = apply.apply(cluster, objects, wanted.name, wanted.namespace, report=report)
+        done = apply.apply(
+            cluster, objects, wanted.name, wanted.namespace, keep=True, report=report
+        )
         counts = ", ".join(
             f"{sum(one.action == action for one in done)} {action}"
             for action in ("created", "configured", "unchanged", "pruned")
@@ -192,6 +194,8 @@ def roll_out(
         wait.rolled_out(
             cluster, wanted.namespace, wanted.name, deadline_s=deadline_s, report=report
         )
+        # Not before: an old pod that ends meanwhile is made anew, with the settings of before.
+        apply.prune(cluster, objects, wanted.name, wanted.namespace, report=report)
     except Refused as error:
         words = _take_back(cluster, wanted, before, report)
         supervision.write(env_folder / STATE, replace(begun, rolling=0))
@@ -234,8 +238,9 @@ def _take_back(
         return "nothing was served before, and what was applied is gone"
     report("going back to the last good manifest")
     try:
-        apply.apply(cluster, before, wanted.name, wanted.namespace, report=report)
+        apply.apply(cluster, before, wanted.name, wanted.namespace, keep=True, report=report)
         wait.rolled_out(cluster, wanted.namespace, wanted.name, deadline_s=_BACK_S, report=report)
+        apply.prune(cluster, before, wanted.name, wanted.namespace, report=report)
     except TreadleError as error:
         return f"and going back failed too: {error.message}"
     return "the release before serves again"
