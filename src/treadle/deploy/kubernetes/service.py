@@ -197,6 +197,7 @@ def roll_out(
         # Not before: an old pod that ends meanwhile is made anew, with the settings of before.
         apply.prune(cluster, objects, wanted.name, wanted.namespace, report=report)
     except Refused as error:
+        report(error.message, warning=True)  # at once: going back takes a while
         words = _take_back(cluster, wanted, before, report)
         supervision.write(env_folder / STATE, replace(begun, rolling=0))
         raise Refused(
