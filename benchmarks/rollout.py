@@ -15,7 +15,11 @@ shutdown settings of their manifests; ours is the model server with a model.
 from __future__ import annotations
 
 import argparse
+import base64
 import dataclasses
+import functools
+import importlib.util
+import io
 import json
 import os
 import platform
@@ -26,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,11 +45,13 @@ from tests.support.cluster import kubectl  # noqa: E402
 from tests.support.on_cluster import NAME, Clients, OnCluster, projects  # noqa: E402
 
 from treadle.base.errors import Refused  # noqa: E402
+from treadle.build.image import SITE_PACKAGES  # noqa: E402
 from treadle.clients.kube import ApiCluster  # noqa: E402
 from treadle.deploy.kubernetes import apply  # noqa: E402
 from treadle.deploy.kubernetes import service as kubernetes  # noqa: E402
 from treadle.deploy.kubernetes.wanted import Wanted  # noqa: E402
 
+PACKAGES = "packages.zip"
 PULL = ("ErrImagePull", "ImagePullBackOff")
 SERVER = """
 import os
@@ -87,20 +94,41 @@ class Peer:
             command = ["sh", "-c", 'mkdir -p /tmp/models; python -c "$SERVER"; true']
         container = {
             "name": "server", "image": image, "command": command,
-            "env": [{"name": "VERSION", "value": version}, {"name": "SERVER", "value": SERVER}],
+            "env": [
+                {"name": "VERSION", "value": version}, {"name": "SERVER", "value": SERVER},
+                {"name": "PYTHONPATH", "value": f"/packages/{PACKAGES}:{SITE_PACKAGES}"},
+            ],
+            "volumeMounts": [{"name": "packages", "mountPath": "/packages"}],
             "ports": [{"containerPort": 8080}], "readinessProbe": self.readiness,
             "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}, **self.container,
         }  # fmt: skip
         meta = {"name": "peer", "namespace": namespace}
+        volumes = [{"name": "packages", "configMap": {"name": "peer"}}]
         return [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
             {"apiVersion": "v1", "kind": "Service", "metadata": meta,
              "spec": {"selector": labels, "ports": [{"port": 80, "targetPort": 8080}]}},
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "binaryData": {PACKAGES: packages()}},
             {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta,
              "spec": {"replicas": replicas, "selector": {"matchLabels": labels},
                       "template": {"metadata": {"labels": labels},
-                                   "spec": {"containers": [container], **self.pod}}}},
+                                   "spec": {"containers": [container], "volumes": volumes, **self.pod}}}},
         ]  # fmt: skip
+
+
+@functools.cache
+def packages() -> str:
+    """uvicorn and what it needs that our image lacks, as installed here: a zip that Python imports."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("uvicorn", "click", "h11"):
+            spec = importlib.util.find_spec(name)
+            assert spec is not None
+            assert spec.origin is not None
+            folder = Path(spec.origin).parent
+            for path in sorted(folder.rglob("*.py")):
+                archive.write(path, f"{name}/{path.relative_to(folder)}")
+    return base64.b64encode(held.getvalue()).decode()
 
 
 def http(path: str = "/ready", **more: int) -> dict[str, Any]:
@@ -209,7 +237,7 @@ def peer_under_traffic(peer: Peer, namespace: str, image: str) -> dict[str, Any]
 
     def have(version: str, replicas: int) -> None:
         objects = peer.objects(namespace, image, version, replicas)
-        kubectl("apply", "-f", "-", document={"apiVersion": "v1", "kind": "List", "items": objects})
+        kubectl("apply", "--server-side", "-f", "-", document={"apiVersion": "v1", "kind": "List", "items": objects})  # fmt: skip
         kubectl("rollout", "status", "deployment/peer", "-n", namespace, "--timeout", "120s")
 
     def pods() -> list[str]:

@@ -101,8 +101,7 @@ def test_24_only_what_is_in_the_inventory_and_ours_is_pruned() -> None:
     assert cluster.get("policy/v1/PodDisruptionBudget", "flights", NAME) is None
 
 
-@pytest.mark.checklist(24)
-def test_settings_of_before_stay_until_no_pod_of_before_is_left(tmp_path: Path) -> None:
+def test_24_settings_of_before_stay_until_no_pod_of_before_is_left(tmp_path: Path) -> None:
     """An old pod that ends in a roll-out is made anew, and needs them."""
     seen: list[int] = []
 

@@ -55,8 +55,7 @@ def number(cluster: MemoryCluster) -> int:
     return int(live["spec"]["replicas"])
 
 
-@pytest.mark.checklist(10)
-def test_autoscaled_deployment_begins_with_the_least_and_not_with_one() -> None:
+def test_10_autoscaled_deployment_begins_with_the_least_and_not_with_one() -> None:
     cluster = Watched()
     done(cluster, SCALED)
     assert number(cluster) == 2
@@ -64,8 +63,7 @@ def test_autoscaled_deployment_begins_with_the_least_and_not_with_one() -> None:
     assert seen(cluster, SCALED) == {}
 
 
-@pytest.mark.checklist(10)
-def test_number_given_over_to_an_autoscaler_never_falls_to_one() -> None:
+def test_10_number_given_over_to_an_autoscaler_never_falls_to_one() -> None:
     cluster = Watched()
     done(cluster, dataclasses.replace(WANTED, least=3))
     planned = seen(cluster, SCALED)
@@ -96,8 +94,7 @@ def test_number_is_taken_back_from_the_autoscaler_that_was_ours(scaled: int | No
     assert number(cluster) == 5
 
 
-@pytest.mark.checklist(22)
-def test_number_that_a_person_set_is_not_taken_from_them() -> None:
+def test_22_number_that_a_person_set_is_not_taken_from_them() -> None:
     cluster = Watched()
     done(cluster, WANTED)
     cluster.scale(5, "kubectl")

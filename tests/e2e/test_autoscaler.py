@@ -26,8 +26,7 @@ def number(project: OnCluster) -> int:
     return int(project.live()["spec"]["replicas"])
 
 
-@pytest.mark.checklist(10)
-def test_two_pods_become_four_under_load_and_two_again_without_a_lost_request(
+def test_10_two_pods_become_four_under_load_and_two_again_without_a_lost_request(
     make: Callable[..., OnCluster],
 ) -> None:
     project = make(", replicas: 2..4, scale_down_stabilization: 15s")
@@ -46,8 +45,9 @@ def test_two_pods_become_four_under_load_and_two_again_without_a_lost_request(
     assert number(project) == 2
 
 
-@pytest.mark.checklist(10)
-def test_number_and_range_are_given_over_without_a_pod_less(make: Callable[..., OnCluster]) -> None:
+def test_10_number_and_range_are_given_over_without_a_pod_less(
+    make: Callable[..., OnCluster],
+) -> None:
     project = make(", replicas: 3")
     project("up")
     watch = subprocess.Popen(

@@ -24,8 +24,7 @@ def champion(project: OnCluster) -> int:
     return int(project.status()["champion"])
 
 
-@pytest.mark.checklist(30, 31)
-def test_update_scale_down_and_deleted_pod_lose_none_of_ten_thousand_requests(
+def test_30_31_update_scale_down_and_deleted_pod_lose_none_of_ten_thousand_requests(
     project: OnCluster,
 ) -> None:
     told = moves.update_delete_and_scale_down(project, 70)
@@ -45,9 +44,8 @@ MOMENTS = {
 }
 
 
-@pytest.mark.checklist(28)
 @pytest.mark.parametrize("number", range(len(MOMENTS)), ids=[one.replace(" ", "-") for one in MOMENTS])  # fmt: skip
-def test_pod_that_is_killed_in_a_rollout_is_made_good(project: OnCluster, number: int) -> None:
+def test_28_pod_that_is_killed_in_a_rollout_is_made_good(project: OnCluster, number: int) -> None:
     """An old pod at every other moment, a new one (where there is one) at the others."""
     release = champion(project) + 1
     project.more_data(80 + number)
