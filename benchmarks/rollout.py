@@ -258,10 +258,12 @@ def peer_under_traffic(peer: Peer, namespace: str, image: str) -> dict[str, Any]
         moves.until(lambda: gone not in pods(), 40)
         kubectl("rollout", "status", "deployment/peer", "-n", namespace, "--timeout", "120s")
         have("2", 2)
-        # As long as the last pod that goes takes to go, where the others' took as long.
-        last = time.monotonic() + 3 + peer.pod.get("terminationGracePeriodSeconds", 30)
+        # Until every pod that was told to end has ended.
+        last = time.monotonic() + 10 + peer.pod.get("terminationGracePeriodSeconds", 30)
         enough = began + (moves.ENOUGH + 400) / moves.RATE
-        moves.until(lambda: time.monotonic() > enough and (ended(namespace) or time.monotonic() > last), 150)  # fmt: skip
+        moves.until(
+            lambda: time.monotonic() > enough and (ended(namespace) or time.monotonic() > last), 150
+        )
         return clients.done(stop=True)
     finally:
         kubectl("delete", "namespace", namespace, "--wait=false", check=False)

@@ -122,6 +122,13 @@ def test_10_no_replicas_where_an_autoscaler_decides() -> None:
     assert objects(FIXED, "HorizontalPodAutoscaler") == []
 
 
+def test_stabilization_of_a_scale_down_is_said_only_where_somebody_asked() -> None:
+    (scaler,) = objects(RANGE, "HorizontalPodAutoscaler")
+    assert "behavior" not in scaler["spec"]
+    (scaler,) = objects(dataclasses.replace(RANGE, scale_down_after_s=0), "HorizontalPodAutoscaler")
+    assert scaler["spec"]["behavior"] == {"scaleDown": {"stabilizationWindowSeconds": 0}}
+
+
 def test_environments_of_a_project_with_a_long_name_stay_apart() -> None:
     names = {
         dataclasses.replace(FIXED, project="p" * 60, environment=environment).name

@@ -29,7 +29,6 @@ def test_30_31_update_scale_down_and_deleted_pod_lose_none_of_ten_thousand_reque
 ) -> None:
     told = moves.update_delete_and_scale_down(project, 70)
     moves.nothing_failed(told)
-    assert told["seconds"] <= 90
     assert set(told["versions"]) == {"1", "2"}
     # Each connection was told to go elsewhere by the pods that went, and by none that stayed.
     assert told["told_to_close"] >= 20

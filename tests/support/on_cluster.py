@@ -44,10 +44,14 @@ class OnCluster(Project):
     def live(self, kind: str = "deployment", name: str = NAME) -> dict[str, Any]:
         return json.loads(kubectl("get", kind, name, "-n", self.namespace, "-o", "json"))
 
-    def pods(self) -> list[dict[str, Any]]:
-        """The model's pods that nobody has told to end."""
+    def pods(self, *, leaving: bool = False) -> list[dict[str, Any]]:
+        """The model's pods that nobody has told to end; or those that somebody has."""
         told = kubectl("get", "pods", "-n", self.namespace, "-l", f"app.kubernetes.io/instance={NAME}", "-o", "json")  # fmt: skip
-        return [one for one in json.loads(told)["items"] if not one["metadata"].get("deletionTimestamp")]  # fmt: skip
+        return [
+            one
+            for one in json.loads(told)["items"]
+            if leaving == ("deletionTimestamp" in one["metadata"])
+        ]
 
     @property
     def image(self) -> str:

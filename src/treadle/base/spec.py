@@ -256,8 +256,9 @@ class KubernetesTarget:
         if self.scale_down_stabilization is not None:
             if not match[2]:
                 raise ValueError("scale_down_stabilization is for a range of replicas such as 2..8")
-            if duration_s(self.scale_down_stabilization) > 3600:
-                raise ValueError("scale_down_stabilization is at most 1h: Kubernetes takes no more")
+            seconds = duration_s(self.scale_down_stabilization)
+            if seconds > 3600 or seconds % 1:
+                raise ValueError("scale_down_stabilization is whole seconds, at most 1h")
         if not 1 <= self.workers <= 64:
             raise ValueError(f"workers are a number from 1 to 64, not {self.workers}")
         if self.gpus < 0:
