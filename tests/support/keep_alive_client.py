@@ -78,6 +78,8 @@ class Clients:
                 connection.close()
                 connection = None
             due += self.period
+        if connection is not None:
+            connection.close()
 
     def count(self, version: str, close: bool, took: float) -> None:
         with self.lock:
