@@ -150,7 +150,13 @@ def test_12_everything_is_denied_but_callers_with_a_label_and_dns(wanted: Wanted
     assert set(deny["spec"]) == {"podSelector", "policyTypes"}
     (rule,) = allow["spec"]["ingress"]
     assert rule["from"][0]["podSelector"]["matchLabels"]
-    assert {port["port"] for out in allow["spec"]["egress"] for port in out["ports"]} == {53}
+    system, names = allow["spec"]["egress"]
+    assert {port["port"] for port in system["ports"]} == {53}
+    (pods,) = names["to"]
+    assert pods["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}
+    for one in (*system["to"], *names["to"]):
+        namespace = one["namespaceSelector"]["matchLabels"]
+        assert namespace == {"kubernetes.io/metadata.name": "kube-system"}
 
 
 def test_13_custom_kinds_only_where_they_exist_and_said_aloud() -> None:

@@ -36,6 +36,8 @@ def deny_all(wanted: Wanted) -> dict[str, Any]:
 
 def allow(wanted: Wanted) -> dict[str, Any]:
     """Who may ask: pods that say so by a label, in any namespace. The model asks DNS alone."""
+    system = {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
+    names = {"matchLabels": {"k8s-app": "kube-dns"}}
     caller = {"matchLabels": {f"{MANAGER}.dev/calls-{wanted.name}": "yes"}}
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -52,18 +54,14 @@ def allow(wanted: Wanted) -> dict[str, Any]:
             ],
             "egress": [
                 {
-                    "to": [
-                        {
-                            "namespaceSelector": {
-                                "matchLabels": {"kubernetes.io/metadata.name": "kube-system"}
-                            }
-                        }
-                    ],
+                    "to": [{"namespaceSelector": system}],
                     "ports": [
                         {"port": 53, "protocol": "UDP"},
                         {"port": 53, "protocol": "TCP"},
                     ],
-                }
+                },
+                # A policy sees the pod's own port, and a DNS server without privileges has another.
+                {"to": [{"namespaceSelector": system, "podSelector": names}]},
             ],
         },
     }
