@@ -1,6 +1,6 @@
 """Roll-outs on Kubernetes: requests lost beside others' shutdown settings, and time beside kubectl.
 
-    python benchmarks/rollout.py [--only traffic|times|failures] [--rounds 5] [--repeat 1]
+    python benchmarks/rollout.py [--only traffic|times|failures] [--rounds 3] [--repeat 1]
 
 Everything runs on the kubeconfig's current cluster, in namespaces of its own that are deleted at the
 end. It needs a registry that the cluster pulls from (TREADLE_TEST_REGISTRY=HOST:PORT) and the tests'
@@ -505,7 +505,7 @@ def missing() -> str | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=["traffic", "times", "failures"])
-    parser.add_argument("--rounds", type=int, default=5, help="of times and failures")
+    parser.add_argument("--rounds", type=int, default=3, help="of times and failures")
     parser.add_argument(
         "--repeat", type=int, default=1, help="of traffic, a minute for each server"
     )
