@@ -196,6 +196,18 @@ def test_20_objects_are_valid_on_the_oldest_and_the_newest_kubernetes(
         validate.validate(one, version, strict=True)
 
 
+def test_rendering_imports_nothing_that_builds_or_asks_a_cluster() -> None:
+    program = (
+        "import sys; from treadle.loop import manifests\n"
+        "heavy = ('treadle.loop.image', 'treadle.clients.kube', 'treadle.build', 'lightkube', 'pydantic')\n"
+        "print([one for one in heavy if one in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 @BOTH
 def test_45_no_secret_is_rendered(wanted: Wanted) -> None:
     assert 'kind: "Secret"' not in text.text(manifest.render(wanted))
