@@ -9,6 +9,7 @@ Source: Kubernetes API concepts (server-side apply, dry run, discovery), 1.30 an
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
@@ -155,7 +156,9 @@ class ApiCluster:
         groups = self._json("GET", "/apis", {}, what="the API groups").get("groups") or []
         found = set(self._discovered("v1"))
         for group in groups:
-            found |= set(self._discovered(group["preferredVersion"]["groupVersion"]))
+            # A group that another server answers for (metrics, say) may be away alone.
+            with contextlib.suppress(Unreachable):
+                found |= set(self._discovered(group["preferredVersion"]["groupVersion"]))
         return found
 
     def version(self) -> tuple[int, int]:
