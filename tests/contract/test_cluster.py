@@ -126,3 +126,37 @@ def test_job_is_found_by_its_label_and_gone_when_it_was_deleted(place: tuple[Clu
     assert cluster.list("v1/Pod", namespace, {"batch.kubernetes.io/job-name": "once"}) == []
     assert cluster.delete("batch/v1/Job", namespace, "once")
     assert cluster.get("batch/v1/Job", namespace, "once") is None
+
+
+def test_field_that_is_taken_by_force_is_managed_by_who_took_it(
+    place: tuple[Cluster, str],
+) -> None:
+    cluster, namespace = place
+
+    def managers(name: str) -> set[str]:
+        found = cluster.get("v1/ConfigMap", namespace, "settings")
+        assert found is not None
+        return {
+            one["manager"]
+            for one in found["metadata"]["managedFields"]
+            if f"f:{name}" in one["fieldsV1"].get("f:metadata", {}).get("f:labels", {})
+        }
+
+    def labelled(**labels: str) -> dict:
+        meta = {"name": "settings", "namespace": namespace} | ({"labels": labels} if labels else {})
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
+
+    cluster.apply(labelled(a="1", b="1"))
+    with pytest.raises(Conflict):
+        cluster.apply(labelled(a="2"), manager="another")
+    cluster.apply(labelled(a="2"), manager="another", force=True)
+    assert managers("a") == {"another"}
+    assert managers("b") == {"treadle"}
+    # Equal values are managed by both; a field that nobody applies any more is gone.
+    cluster.apply(labelled(a="2", b="1"))
+    assert managers("a") == {"another", "treadle"}
+    cluster.apply(labelled(), manager="another")
+    found = cluster.get("v1/ConfigMap", namespace, "settings")
+    assert found is not None
+    assert found["metadata"]["labels"] == {"a": "2", "b": "1"}
+    assert managers("a") == {"treadle"}

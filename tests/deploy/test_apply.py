@@ -101,6 +101,24 @@ def test_24_only_what_is_in_the_inventory_and_ours_is_pruned() -> None:
     assert cluster.get("policy/v1/PodDisruptionBudget", "flights", NAME) is None
 
 
+def test_24_settings_of_before_stay_until_no_pod_of_before_is_left(tmp_path: Path) -> None:
+    """An old pod that ends in a roll-out is made anew, and needs them."""
+    seen: list[int] = []
+
+    def grow(cluster: MemoryCluster, changed: dict[str, Any]) -> None:
+        healthy(cluster, changed)
+        if changed.get("kind") == "Deployment":
+            names = [name for kind, _, name in cluster.objects if kind == "v1/ConfigMap"]
+            seen.append(sum("inventory" not in name for name in names))
+
+    cluster = MemoryCluster(grow)
+    roll(cluster, tmp_path, 1)
+    roll(cluster, tmp_path, 2)
+    assert seen == [1, 2]
+    left = [name for kind, _, name in cluster.objects if kind == "v1/ConfigMap"]
+    assert len(left) == 2  # the settings and the inventory
+
+
 def test_what_is_not_ours_any_more_is_not_pruned() -> None:
     cluster = MemoryCluster(healthy)
     apply.apply(cluster, manifest.render(SCALED), NAME, "flights")

@@ -123,6 +123,13 @@ def test_10_no_replicas_where_an_autoscaler_decides() -> None:
     assert objects(FIXED, "HorizontalPodAutoscaler") == []
 
 
+def test_stabilization_of_a_scale_down_is_said_only_where_somebody_asked() -> None:
+    (scaler,) = objects(RANGE, "HorizontalPodAutoscaler")
+    assert "behavior" not in scaler["spec"]
+    (scaler,) = objects(dataclasses.replace(RANGE, scale_down_after_s=0), "HorizontalPodAutoscaler")
+    assert scaler["spec"]["behavior"] == {"scaleDown": {"stabilizationWindowSeconds": 0}}
+
+
 def test_environments_of_a_project_with_a_long_name_stay_apart() -> None:
     names = {
         dataclasses.replace(FIXED, project="p" * 60, environment=environment).name
@@ -149,7 +156,13 @@ def test_12_everything_is_denied_but_callers_with_a_label_and_dns(wanted: Wanted
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
     }
-    assert {port["port"] for out in allow["spec"]["egress"] for port in out["ports"]} == {53}
+    system, names = allow["spec"]["egress"]
+    assert {port["port"] for port in system["ports"]} == {53}
+    (pods,) = names["to"]
+    assert pods["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}
+    for one in (*system["to"], *names["to"]):
+        namespace = one["namespaceSelector"]["matchLabels"]
+        assert namespace == {"kubernetes.io/metadata.name": "kube-system"}
 
 
 @pytest.mark.parametrize("kind", manifest.CUSTOM)
@@ -201,6 +214,18 @@ def test_20_objects_are_valid_on_the_oldest_and_the_newest_kubernetes(
     validate = pytest.importorskip("kubernetes_validate")
     for one in manifest.render(wanted):
         validate.validate(one, version, strict=True)
+
+
+def test_rendering_imports_nothing_that_builds_or_asks_a_cluster() -> None:
+    program = (
+        "import sys; from treadle.loop import manifests\n"
+        "heavy = ('treadle.loop.image', 'treadle.clients.kube', 'treadle.build', 'lightkube', 'pydantic')\n"
+        "print([one for one in heavy if one in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 @BOTH

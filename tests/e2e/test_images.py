@@ -128,7 +128,7 @@ def test_flights_image_is_pulled_run_and_answers_as_the_process_does(
     assert "TREADLE_MODEL=/models" in config["Env"]
 
 
-def test_image_holds_neither_mlflow_nor_a_shell_script_nor_a_secret(
+def test_45_image_holds_neither_mlflow_nor_a_shell_script_nor_a_secret(
     flights: Built, tmp_path: Path
 ) -> None:
     images.require("umoci")

@@ -267,6 +267,20 @@ def test_gpus_that_are_neither_are_one_mistake(tmp_path, gpus):
     assert "`all` or a number" in said
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("replicas: 2..4, scale_down_stabilization: soon", "is no duration"),
+        ("replicas: 2..4, scale_down_stabilization: 2h", "at most 1h"),
+        ("replicas: 2, scale_down_stabilization: 1m", "for a range of replicas"),
+    ],
+)
+def test_scale_down_stabilization_that_cannot_be_is_one_mistake(tmp_path, more, words):
+    text = f"    target: kubernetes\n    context: minikube\n    state: checkout\n    {more}\n"
+    (said,) = mistakes(tmp_path, changed(PROCESS, text.replace(", ", "\n    ")))
+    assert words in said
+
+
 def test_decay_without_truth_is_a_mistake_with_the_fix(tmp_path):
     text = changed("  truth:\n    data: arrivals\n    matures: 1d\n", "")
     (found,) = mistakes(tmp_path, text)

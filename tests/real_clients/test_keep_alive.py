@@ -185,7 +185,7 @@ async def one(port: int, every_s: float, until: float, told: Counter[str]) -> No
 @pytest.mark.parametrize(
     "seconds", [pytest.param(6, marks=pytest.mark.slow), pytest.param(60, marks=pytest.mark.soak)]
 )
-def test_ten_times_more_than_it_can_do_is_shed_in_words_and_recovered_from(
+def test_33_ten_times_more_than_it_can_do_is_shed_in_words_and_recovered_from(
     serve: Serve, folders: dict[str, Path], seconds: float
 ) -> None:
     """Bounded memory, 503 with Retry-After for what is too much, right answers for the rest."""

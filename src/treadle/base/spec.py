@@ -279,6 +279,8 @@ class KubernetesTarget:
     """By default the project's name."""
     replicas: int | str = 2
     """A number, or a range such as 2..8 that the load decides in."""
+    scale_down_stabilization: str | None = None
+    """How long load must have been less before replicas are taken away; by default 5m."""
     workers: int = 1
     """Server processes in each pod."""
     cpu: str = "250m"
@@ -304,6 +306,12 @@ class KubernetesTarget:
         match = re.fullmatch(r"([1-9]\d*)(?:\.\.([1-9]\d*))?", text)
         if match is None or (match[2] and int(match[2]) <= int(match[1])):
             raise ValueError(f"replicas are a number from 1 on or a range such as 2..8, not {text}")
+        if self.scale_down_stabilization is not None:
+            if not match[2]:
+                raise ValueError("scale_down_stabilization is for a range of replicas such as 2..8")
+            seconds = duration_s(self.scale_down_stabilization)
+            if seconds > 3600 or seconds % 1:
+                raise ValueError("scale_down_stabilization is whole seconds, at most 1h")
         if not 1 <= self.workers <= 64:
             raise ValueError(f"workers are a number from 1 to 64, not {self.workers}")
         if self.gpus < 0:

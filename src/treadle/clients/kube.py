@@ -28,8 +28,12 @@ class Conflict(Refused):
 class Cluster(Protocol):
     """What of a cluster is used."""
 
-    def apply(self, wanted: Object, *, dry_run: bool = False) -> Object:
-        """Server-side apply; the object as it is then. Conflict, Refused (invalid, forbidden)."""
+    def apply(
+        self, wanted: Object, *, dry_run: bool = False, manager: str = MANAGER, force: bool = False
+    ) -> Object:
+        """Server-side apply; the object as it is then. Conflict, Refused (invalid, forbidden).
+
+        With `force` the fields are taken from who managed them."""
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object | None:
         """One object by `apps/v1/Deployment`."""
@@ -102,10 +106,15 @@ class ApiCluster:
 
     # ---- objects ----
 
-    def apply(self, wanted: Object, *, dry_run: bool = False) -> Object:
+    def apply(
+        self, wanted: Object, *, dry_run: bool = False, manager: str = MANAGER, force: bool = False
+    ) -> Object:
         """See Cluster."""
         path = self._path(wanted)
-        query = {"fieldManager": MANAGER, "force": "false", "fieldValidation": "Strict"}
+        query = {
+            "fieldManager": manager, "force": "true" if force else "false",
+            "fieldValidation": "Strict",
+        }  # fmt: skip
         if dry_run:
             query["dryRun"] = "All"
         return self._json(
@@ -147,7 +156,7 @@ class ApiCluster:
         groups = self._json("GET", "/apis", {}, what="the API groups").get("groups") or []
         found = set(self._discovered("v1"))
         for group in groups:
-            # Behind an API of another server (metrics, say) may be nobody at this moment.
+            # A group that another server answers for (metrics, say) may be away alone.
             with contextlib.suppress(Unreachable):
                 found |= set(self._discovered(group["preferredVersion"]["groupVersion"]))
         return found

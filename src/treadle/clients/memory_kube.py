@@ -39,7 +39,9 @@ class MemoryCluster:
 
     # ---- objects ----
 
-    def apply(self, wanted: Object, *, dry_run: bool = False, manager: str = MANAGER) -> Object:
+    def apply(
+        self, wanted: Object, *, dry_run: bool = False, manager: str = MANAGER, force: bool = False
+    ) -> Object:
         """See Cluster."""
         kind = f"{wanted['apiVersion']}/{wanted['kind']}"
         meta = wanted["metadata"]
@@ -59,7 +61,7 @@ class MemoryCluster:
             for path in sorted(paths & held)
             if _at(live, path) != _at(wanted, path)
         ]
-        if clashes:
+        if clashes and not force:
             raise Conflict(
                 f"{wanted['kind']} {meta['name']} has fields that somebody else manages:\n  "
                 + "\n  ".join(clashes)
@@ -78,7 +80,15 @@ class MemoryCluster:
         if dry_run:
             return copy.deepcopy(after)
         self.objects[key] = after
-        self._owners.setdefault(key, {})[manager] = paths
+        owners = self._owners.setdefault(key, {})
+        for other, held in owners.items():
+            if other != manager:
+                held -= {path for path in paths & held if _at(live, path) != _at(wanted, path)}
+        owners[manager] = paths
+        after["metadata"]["managedFields"] = [
+            {"manager": name, "operation": "Apply", "fieldsV1": _fields(held)}
+            for name, held in sorted(owners.items())
+        ]
         if changed and self._grow is not None:
             self._grow(self, after)
         return copy.deepcopy(after)
@@ -147,6 +157,16 @@ def _leaves(value: Any, path: str = "") -> builtins.list[str]:
     return [path]
 
 
+def _fields(paths: set[str]) -> Object:
+    """Paths as the server writes them: nested, each name with `f:` before it."""
+    found: Object = {}
+    for path in paths:
+        below = found
+        for step in path.split("\0")[1:]:
+            below = below.setdefault(f"f:{step}", {})
+    return found
+
+
 def _at(value: Any, path: str) -> Any:
     for step in path.split("\0")[1:]:
         value = value.get(step) if isinstance(value, Mapping) else None
@@ -168,5 +188,6 @@ def _drop(target: Object, path: str) -> None:
 
 
 def _bare(one: Object) -> Object:
-    meta = {n: v for n, v in one["metadata"].items() if n not in ("resourceVersion", "generation")}
+    own = ("resourceVersion", "generation", "managedFields")
+    meta = {n: v for n, v in one["metadata"].items() if n not in own}
     return {**{n: v for n, v in one.items() if n != "status"}, "metadata": meta}

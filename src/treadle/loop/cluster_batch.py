@@ -16,6 +16,7 @@ from treadle.base.plain import from_plain, to_plain
 from treadle.base.records import Model, Release, Rollout
 from treadle.base.spec import BatchTarget, KubernetesTarget
 from treadle.clients.journal import Changes
+from treadle.loop import built
 from treadle.loop.chain import Chain
 from treadle.loop.project import Project
 
@@ -45,16 +46,18 @@ def wanted(
     from treadle.deploy.kubernetes.batch import job_name
     from treadle.deploy.kubernetes.scoring import Scoring
     from treadle.deploy.kubernetes.wanted import Wanted
-    from treadle.loop import image
     from treadle.plan import schedule
 
     found = targets(project, environment)
     assert found is not None
     target, cluster = found
     model = from_plain(Model, project.journal.get("model", release.model))
-    ready = (image.for_cluster if build else image.known)(
-        project, environment, release, cluster, "batch"
-    )
+    if build:
+        from treadle.loop import image
+
+        ready = image.for_cluster(project, environment, release, cluster, "batch")
+    else:
+        ready = built.known(project, environment, release, cluster, "batch")
     own = Wanted(
         project=project.spec.project, environment=environment,
         namespace=cluster.namespace or project.spec.project.replace("_", "-"),

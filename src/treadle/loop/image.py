@@ -30,6 +30,7 @@ from treadle.clients.files import write_file
 from treadle.clients.journal import Changes
 from treadle.clients.oci import source
 from treadle.loop import subject as subjects
+from treadle.loop.built import Ready
 from treadle.loop.subject import Subject
 
 if TYPE_CHECKING:
@@ -128,15 +129,6 @@ def build(
     return built
 
 
-@dataclass(frozen=True)
-class Ready:
-    """An image where an engine can run it."""
-
-    reference: str
-    """What the engine knows it by."""
-    digest: str
-
-
 def for_engine(project: Project, place: str, release: Release, target: DockerTarget) -> Ready:
     """The release's image on the target's engine: pushed and pulled where `image:` names a
     registry, else loaded; what is there already is not sent."""
@@ -197,27 +189,6 @@ def _node(context: str) -> str:
         f"the cluster of {context} pulls its images from a registry, and none is named",
         hint="deploy: {NAME: {image: registry.example.com/team/name}}",
     )
-
-
-def known(
-    project: Project, place: str, release: Release, target: KubernetesTarget,
-    purpose: Purpose = "serve",
-) -> Ready:  # fmt: skip
-    """The image of a release that was built before. UsageError: none was."""
-    digest_ = project.journal.get("image_of", f"{place}/{release.number:06d}")
-    if digest_ is None:
-        raise UsageError(
-            f"no image of release {release.number} was built yet",
-            hint=f"treadle build --env {place}{' --for batch' if purpose == 'batch' else ''}, "
-            f"or treadle up --env {place}",
-        )
-    from treadle.clients.oci.reference import Reference
-
-    if target.image is None:  # loaded into a node, where nothing is known by digest
-        name = f"treadle/{project.spec.project}-{purpose}:{str(digest_)[7:19]}"
-        return Ready(name, str(digest_))
-    name = target.image
-    return Ready(str(Reference.parse(name).at(str(digest_))), str(digest_))
 
 
 def build_folder(folder: Path, wishes: Wishes, *, report: Report = silent) -> Built:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treadle.base.errors import UsageError
 from treadle.base.plain import from_plain
 from treadle.base.records import Model, Release
 from treadle.base.spec import KubernetesTarget
 from treadle.clients.files import write_file
-from treadle.deploy.kubernetes import manifest, preflight, scoring, text
-from treadle.deploy.kubernetes.preflight import Finding
+from treadle.deploy.kubernetes import manifest, text
 from treadle.deploy.kubernetes.wanted import Wanted, replicas
 from treadle.loop import cluster_batch, places
 from treadle.loop.project import Project
-from treadle.loop.service import chosen_release
+
+if TYPE_CHECKING:
+    from treadle.deploy.kubernetes.preflight import Finding
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ def render(project: Project, environment: str, versions: Sequence[str] = ()) -> 
     is asked.
     """
     if cluster_batch.targets(project, environment) is not None:
+        from treadle.deploy.kubernetes import scoring
+        from treadle.loop.service import chosen_release
+
         champion = chosen_release(project, environment, None, None)
         batch = cluster_batch.wanted(project, environment, champion, build=False)
         return Rendered(tuple(scoring.render(batch)), ())
@@ -76,6 +80,7 @@ def render(project: Project, environment: str, versions: Sequence[str] = ()) -> 
 
 def examine(project: Project, environment: str) -> list[Finding]:
     """What the environment's cluster has and lacks; nothing is written."""
+    from treadle.deploy.kubernetes import preflight
     from treadle.deploy.kubernetes.service import cluster_of
 
     target = project.serving_target(environment)

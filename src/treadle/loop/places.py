@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from treadle.base.clock import duration_s
 from treadle.base.errors import UsageError
 from treadle.base.spec import DockerTarget, KubernetesTarget
 from treadle.clients.files import disk_errors
@@ -97,21 +98,25 @@ def wanted_objects(
     """What a cluster should have of a release. Without `build` the image of it that was built
     before is taken (UsageError if there is none)."""
     from treadle.deploy.kubernetes.wanted import Wanted, replicas
-    from treadle.loop import image
+    from treadle.loop import built
 
     target = project.serving_target(place)
     assert isinstance(target, KubernetesTarget)
-    ready = (
-        image.for_cluster(project, place, release, target)
-        if build
-        else image.known(project, place, release, target)
-    )
+    if build:
+        from treadle.loop import image
+
+        ready = image.for_cluster(project, place, release, target)
+    else:
+        ready = built.known(project, place, release, target)
     least, most = replicas(target.replicas)
+    settled = target.scale_down_stabilization
     return Wanted(
         project=project.spec.project, environment=place,
         namespace=target.namespace or project.spec.project.replace("_", "-"),
         image=ready.reference, image_digest=ready.digest, release=release.number,
-        content=model.content, run=release.run, least=least, most=most, workers=target.workers,
+        content=model.content, run=release.run, least=least, most=most,
+        scale_down_after_s=None if settled is None else int(duration_s(settled)),
+        workers=target.workers,
         cpu=target.cpu, memory=target.memory, gpus=target.gpus, resources=target.resources,
         node_selector=target.node_selector, tolerations=target.tolerations,
         pull_secrets=target.pull_secrets, labels=target.labels, token_secret=target.token_secret,

@@ -41,7 +41,17 @@ METRICS: dict[str, tuple[str, ...]] = {
 """The names a gate may use, by task."""
 
 DURATIONS = frozenset(
-    {"restated", "blocks", "per", "matures", "window", "every", "cooldown", "deadline"}
+    {
+        "restated",
+        "blocks",
+        "per",
+        "matures",
+        "window",
+        "every",
+        "cooldown",
+        "deadline",
+        "scale_down_stabilization",
+    }
 )
 _NONZERO = frozenset({"blocks", "per", "window", "every", "deadline"})
 TARGETS: dict[str, type] = {
@@ -289,7 +299,7 @@ class _Checker:
         if not words:
             return node
         self.say(node, path, words, hint)
-        return replace(node, value="1d")
+        return replace(node, value="1h")
 
     # ---- values ---------------------------------------------------------------------------------
 

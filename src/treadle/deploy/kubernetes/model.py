@@ -173,6 +173,10 @@ def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
 
 def autoscaler(wanted: Wanted) -> dict[str, Any]:
     """Between least and most replicas, by CPU; held to a number while the number is a share."""
+    behavior: dict[str, Any] = {}
+    if wanted.scale_down_after_s is not None:
+        window = {"stabilizationWindowSeconds": wanted.scale_down_after_s}
+        behavior = {"behavior": {"scaleDown": window}}
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -190,6 +194,7 @@ def autoscaler(wanted: Wanted) -> dict[str, Any]:
                     },
                 }
             ],
+            **behavior,
         },
     }
 

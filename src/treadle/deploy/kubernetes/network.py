@@ -90,6 +90,8 @@ def deny_all(wanted: Wanted) -> dict[str, Any]:
 def allow(wanted: Wanted, kinds: Collection[str] = ()) -> dict[str, Any]:
     """Who may ask: pods that say so by a label, in any namespace; the gateway's, where there is a
     route; Prometheus', where there is a monitor. The model asks DNS alone."""
+    names = {"matchLabels": {"k8s-app": "kube-dns"}}
+    system = _within("kube-system")
     caller = {"matchLabels": {f"{MANAGER}.dev/calls-{wanted.serves}": "yes"}}
     sources: list[dict[str, Any]] = [{"namespaceSelector": {}, "podSelector": caller}]
     if "ServiceMonitor" in kinds:
@@ -110,12 +112,14 @@ def allow(wanted: Wanted, kinds: Collection[str] = ()) -> dict[str, Any]:
             ],
             "egress": [
                 {
-                    "to": [_within("kube-system")],
+                    "to": [system],
                     "ports": [
                         {"port": 53, "protocol": "UDP"},
                         {"port": 53, "protocol": "TCP"},
                     ],
-                }
+                },
+                # A policy sees the pod's own port, and a DNS server without privileges has another.
+                {"to": [{**system, "podSelector": names}]},
             ],
         },
     }

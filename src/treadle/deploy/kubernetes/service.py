@@ -200,7 +200,7 @@ def roll_out(
         won = split.how == "replicas" and split.release == wanted.release
         first = weights.meanwhile(objects, kept, both=won, name=wanted.name)
     try:
-        done = apply.apply(cluster, first, wanted.name, wanted.namespace, report=report)
+        done = apply.apply(cluster, first, wanted.name, wanted.namespace, keep=True, report=report)
         counts = ", ".join(
             f"{sum(one.action == action for one in done)} {action}"
             for action in ("created", "configured", "unchanged", "pruned")
@@ -211,9 +211,13 @@ def roll_out(
         wait.rolled_out(
             cluster, wanted.namespace, wanted.name, deadline_s=deadline_s, report=report
         )
+        # Not before: an old pod that ends meanwhile is made anew, with the settings of before.
         if kept:
             apply.apply(cluster, objects, wanted.name, wanted.namespace, report=report)
+        else:
+            apply.prune(cluster, objects, wanted.name, wanted.namespace, report=report)
     except Refused as error:
+        report(error.message, warning=True)  # at once: going back takes a while
         words = _take_back(cluster, wanted, before, report)
         supervision.write(env_folder / STATE, replace(begun, rolling=0))
         raise Refused(
@@ -255,8 +259,9 @@ def _take_back(
         return "nothing was served before, and what was applied is gone"
     report("going back to the last good manifest")
     try:
-        apply.apply(cluster, before, wanted.name, wanted.namespace, report=report)
+        apply.apply(cluster, before, wanted.name, wanted.namespace, keep=True, report=report)
         wait.rolled_out(cluster, wanted.namespace, wanted.name, deadline_s=_BACK_S, report=report)
+        apply.prune(cluster, before, wanted.name, wanted.namespace, report=report)
     except TreadleError as error:
         return f"and going back failed too: {error.message}"
     return "the release before serves again"

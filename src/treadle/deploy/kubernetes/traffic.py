@@ -88,9 +88,10 @@ def weigh(
         steps = [weights.larger(split, now.stable, now.candidate), split]
         for step in steps if steps[0] != split else [split]:
             objects = manifest.render(stable, kinds=kinds, candidate=candidate, split=step)
-            apply.apply(cluster, objects, stable.name, stable.namespace, report=report)
+            apply.apply(cluster, objects, stable.name, stable.namespace, keep=True, report=report)
             crash.point("deploy.spawned")
             _settled(cluster, stable, step, report, deadline_s, sleep)
+        apply.prune(cluster, objects, stable.name, stable.namespace, report=report)
     except Refused as error:
         words = _take_back(cluster, stable, before, report)
         supervision.write(env_folder / STATE, replace(known, rolling=0))
@@ -112,7 +113,7 @@ def _ready_to_share(
     if (live["spec"]["template"]["metadata"].get("labels") or {}).get(SERVES) == stable.serves:
         return
     objects = manifest.render(stable, kinds=kinds)
-    apply.apply(cluster, objects, stable.name, stable.namespace, report=report)
+    apply.apply(cluster, objects, stable.name, stable.namespace, keep=True, report=report)
     wait.rolled_out(cluster, stable.namespace, stable.name, deadline_s=deadline_s, report=report)
 
 

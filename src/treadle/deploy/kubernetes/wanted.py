@@ -35,6 +35,8 @@ class Wanted:
     """With a most, a HorizontalPodAutoscaler decides between; without, `least` is the number."""
     pods: int | None = None
     """While two versions share the requests: the number of this one's, whatever else is said."""
+    scale_down_after_s: int | None = None
+    """How long load must have been less before replicas are taken away; None: the cluster's 300 s."""
     workers: int = 1
     cpu: str = "250m"
     memory: str = "512Mi"
