@@ -33,6 +33,7 @@ from treadle.loop import subject as subjects
 from treadle.loop.subject import Subject
 
 if TYPE_CHECKING:
+    from treadle.loop.node_store import NodeStore
     from treadle.loop.project import Project
 
 
@@ -166,28 +167,24 @@ def for_engine(project: Project, place: str, release: Release, target: DockerTar
 
 def for_cluster(project: Project, place: str, release: Release, target: KubernetesTarget) -> Ready:
     """The release's image where the cluster can pull it: in the registry that `image:` names, or
-    loaded into the node of a local cluster, by its context's name."""
+    loaded into the nodes of a local cluster, by its context."""
     about = subjects.of_release(project, release)
     wishes = Wishes(platforms=project.spec.build.platforms, force=True)
     maker = Maker(about, project.spec.build, wishes, folder=project.folder, report=project.report)
     project.report(f"building the image of release {release.number}", phase="build")
-    output = target.image or _node(target.context)
+    output = target.image or str(nodes_of(target))
     built, image = maker.build(output, before=_last(project, "serve", place))
     assert image is not None
     _record(project, place, image, release)
     return Ready(built.reference, built.digest)
 
 
-def _node(context: str) -> str:
-    """The tool that loads images into the node of a local cluster."""
-    if context == "minikube":
-        return "minikube"
-    if context.startswith("kind-"):
-        return "kind"
-    raise UsageError(
-        f"the cluster of {context} pulls its images from a registry, and none is named",
-        hint="deploy: {NAME: {image: registry.example.com/team/name}}",
-    )
+def nodes_of(target: KubernetesTarget) -> NodeStore:
+    """The nodes that images are loaded into. UsageError: the cluster pulls, and nobody says whence."""
+    from treadle.clients.kube import ApiCluster
+    from treadle.loop.node_store import of_context
+
+    return of_context(target.context, lambda: ApiCluster(target.context).build())
 
 
 def known(project: Project, place: str, release: Release, target: KubernetesTarget) -> Ready:

@@ -11,9 +11,8 @@ from treadle.base.plain import from_plain
 from treadle.base.records import Model
 from treadle.base.spec import KubernetesTarget
 from treadle.clients.files import write_file
-from treadle.deploy.kubernetes import manifest, preflight, text
-from treadle.deploy.kubernetes.preflight import Finding
-from treadle.deploy.kubernetes.wanted import Wanted, replicas
+from treadle.deploy.kubernetes import manifest, text
+from treadle.deploy.kubernetes.wanted import Wanted
 from treadle.loop import places
 from treadle.loop.project import Project
 
@@ -49,25 +48,10 @@ def render(project: Project, environment: str) -> Rendered:
     return Rendered(tuple(manifest.render(wanted)), tuple(manifest.left_out(())))
 
 
-def examine(project: Project, environment: str) -> list[Finding]:
-    """What the environment's cluster has and lacks; nothing is written."""
-    from treadle.deploy.kubernetes.service import cluster_of
-
-    target = project.serving_target(environment)
-    if not isinstance(target, KubernetesTarget):
-        raise _elsewhere(project, environment)
-    least, most = replicas(target.replicas)
-    wanted = Wanted(
-        project.spec.project, environment, target.namespace or project.spec.project.replace("_", "-"),
-        "none", "", 0, "", least=least, most=most,
-    )  # fmt: skip
-    return preflight.look(cluster_of(target.context), wanted)
-
-
 def _wanted(project: Project, environment: str) -> Wanted:
     place = project.spec.place(environment)
     if not isinstance(project.serving_target(place), KubernetesTarget):
-        raise _elsewhere(project, place)
+        raise elsewhere(project, place)
     champion = project.champion(place)
     if champion is None:
         raise UsageError(f"{place} has no champion", hint=f"treadle up --env {place}")
@@ -75,7 +59,8 @@ def _wanted(project: Project, environment: str) -> Wanted:
     return places.wanted_objects(project, place, champion, model, build=False)
 
 
-def _elsewhere(project: Project, place: str) -> UsageError:
+def elsewhere(project: Project, place: str) -> UsageError:
+    """What is said of an environment that is on no cluster."""
     named = [n for n, t in project.spec.deploy.items() if isinstance(t, KubernetesTarget)]
     return UsageError(
         f"{place} is no Kubernetes environment",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from treadle.base import crash, supervision
 from treadle.base.errors import Refused, TreadleError, UsageError
 from treadle.base.log import Report, silent
-from treadle.deploy.kubernetes import apply, manifest, wait
+from treadle.deploy.kubernetes import apply, logs, manifest, wait
 from treadle.deploy.target import Observed, Status
 
 if TYPE_CHECKING:
@@ -49,6 +49,13 @@ def cluster_of(context: str) -> Cluster:
     from treadle.clients.kube import ApiCluster
 
     return ApiCluster(context)
+
+
+def reach(context: str, environment: str) -> Cluster:
+    """The cluster of a context that is about to be written to. UsageError where a person looks at
+    another one."""
+    _confirm(context, environment)
+    return cluster_of(context)
 
 
 # ---- looking -------------------------------------------------------------------------------------
@@ -120,13 +127,16 @@ def log_lines(env_folder: Path, lines: int) -> Iterator[str]:
     """The last lines of every pod, the pod's name before them."""
     known = _known(env_folder)
     cluster = cluster_of(known.context)
-    pods = cluster.list("v1/Pod", known.namespace, {"app.kubernetes.io/instance": known.name})
-    if not pods:
-        raise UsageError(f"no pod of {known.name} runs", hint="treadle status")
-    for pod in sorted(pods, key=lambda one: str(one["metadata"]["name"])):
-        name = pod["metadata"]["name"]
-        for line in cluster.logs(known.namespace, name, lines):
-            yield f"{name} {line}"
+    labels = {"app.kubernetes.io/instance": known.name}
+    yield from logs.last(cluster, known.namespace, labels, lines)
+
+
+def follow(env_folder: Path, lines: int) -> Iterator[str]:
+    """The last lines of every pod and those to come, of pods to come too, until it is closed."""
+    known = _known(env_folder)
+    cluster = cluster_of(known.context)
+    labels = {"app.kubernetes.io/instance": known.name}
+    yield from logs.follow(cluster, known.namespace, labels, lines)
 
 
 def _known(env_folder: Path) -> Deployed:
@@ -160,8 +170,7 @@ def roll_out(
     env_folder.mkdir(parents=True, exist_ok=True)
     started = clock.text(clock.now())
     if cluster is None:
-        _confirm(context, wanted.environment)
-        cluster = cluster_of(context)
+        cluster = reach(context, wanted.environment)
     kinds = sorted(cluster.kinds() & {"ServiceMonitor"})
     for words in manifest.left_out(kinds):
         report(words, detail=True)
@@ -251,8 +260,7 @@ def stop(
     if known is None:
         return False
     if cluster is None:
-        _confirm(known.context, "this environment")
-        cluster = cluster_of(known.context)
+        cluster = reach(known.context, "this environment")
     found = apply.remove(cluster, known.name, known.namespace, everything=everything, report=report)
     supervision.write(env_folder / STATE, replace(known, release=0, rolling=0))
     return any(one.action == "pruned" for one in found)
