@@ -73,12 +73,12 @@ class Login:
     def __init__(self, context: Context) -> None:
         """UsageError where `exec:` says what is not supported."""
         self._context, self._exec = context, dict(context.user["exec"])
+        self.command = str(self._exec.get("command") or "")
         self.version = str(self._exec.get("apiVersion", ""))
         if self.version not in VERSIONS:
             raise self._wrong(
                 f"apiVersion is {self.version or 'missing'}; supported: {', '.join(VERSIONS)}"
             )
-        self.command = str(self._exec.get("command") or "")
         if not self.command:
             raise self._wrong("no command is named")
         default = None if self.version == VERSIONS[0] else "IfAvailable"
