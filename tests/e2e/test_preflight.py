@@ -109,7 +109,7 @@ def test_03_user_with_the_role_that_doctor_prints_does_the_whole_life_in_one_nam
         assert answer["release"] == "1"
         assert NAME in project("logs", env=env).out
         assert checks(project, env=env)["network policies"]["state"] == "ok"
-        more_data(project, 71)
+        more_data(project, 41)
         project("up", env=env)
         project("rollback", "--yes", "--reason", "by a test", env=env)
         assert project("plan", "--exit-code", env=env).code == 0
@@ -147,7 +147,7 @@ def test_12_doctor_finds_out_by_pods_and_leaves_nothing(project: Project) -> Non
     assert "deletionTimestamp" in json.dumps(leaving(project)) or probes(project.namespace) == ""
     # What was found is known from then on, without pods.
     assert checks(project, "--no-probe")["network policies"]["state"] == "ok"
-    more_data(project, 81)
+    more_data(project, 41)
     assert "network policies" not in project("up").err
 
 
@@ -181,7 +181,7 @@ def test_26_image_that_the_cluster_cannot_pull_is_found_before_the_deployment_ch
     tmp_path: Path,
 ) -> None:
     before = live(project)
-    more_data(project, 91)
+    more_data(project, 41)
     with registry.registry(tmp_path / "registry") as here:  # of this machine, not of the node
         project.edit("treadle.yaml", (cluster.registry(), here))
         env = {"TREADLE_INSECURE_REGISTRIES": here}
