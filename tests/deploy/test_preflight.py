@@ -228,6 +228,26 @@ def test_26_image_that_no_node_can_pull_is_refused_before_anything_is_applied(
     assert preflight.seen(tmp_path, "prod").pulled == ()
 
 
+def test_pull_that_failed_by_chance_is_given_a_second_attempt(tmp_path: Path) -> None:
+    time_ = Time()
+    message = 'failed to do request: Head "https://r.io/v2/": net/http: TLS handshake timeout'
+    cluster = with_namespace(pulls(waiting={"reason": "ErrImagePull", "message": message}))
+
+    def later(seconds: float) -> None:
+        time_.sleep(seconds)
+        for key, one in cluster.objects.items():
+            if key[0] == POD and time_.at > 5:
+                one["status"] = {"containerStatuses": [{"state": {"running": {}}}]}
+
+    assert (
+        probe.pull(cluster, WANTED, always=True, clock=probe.Clock(lambda: time_.at, later)) is None
+    )
+    began = time_.at
+    with pytest.raises(Refused, match="handshake timeout"):
+        probe.pull(cluster, WANTED, always=True, clock=probe.Clock(lambda: time_.at, time_.sleep))
+    assert time_.at - began < 10  # and it is told in time
+
+
 def test_image_that_was_pulled_before_is_not_looked_at_again(tmp_path: Path) -> None:
     cluster = with_namespace(pulls(running={}))
     image.look(cluster, WANTED, tmp_path, "prod", loaded=False)

@@ -261,7 +261,7 @@ def test_cluster_without_a_registry_gets_the_image_by_its_own_tool(
 def test_logs_are_followed_through_pods_that_come_and_go(project: Project) -> None:
     running = subprocess.Popen(
         [sys.executable, "-m", "treadle", "logs", "--follow", "-n", "1"],
-        cwd=project.folder, stdout=open(project.folder / "followed", "w"),
+        cwd=project.folder, stdout=(project.folder / "followed").open("w"),
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

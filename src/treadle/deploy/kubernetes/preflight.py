@@ -198,8 +198,12 @@ def _storage(cluster: Cluster, wanted: Wanted, objects: Sequence[Object]) -> Ite
     made = [one for one in objects if one["kind"] == "PersistentVolumeClaim"]
     names = {one["metadata"]["name"] for one in made}
     for name in sorted(set(_mounted(list(objects))) - names):
-        claim = cluster.get("v1/PersistentVolumeClaim", wanted.namespace, name)
-        if claim is None:
+        try:
+            there = cluster.get("v1/PersistentVolumeClaim", wanted.namespace, name) is not None
+        except Refused:
+            yield Finding("storage", "warning", f"the claim {name} may not be looked at by us")
+            continue
+        if not there:
             words = f"there is no claim {name} in {wanted.namespace}, which a pod mounts"
             yield Finding("storage", "missing", words, "kubectl apply a PersistentVolumeClaim")
         else:

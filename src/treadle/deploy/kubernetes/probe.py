@@ -7,6 +7,7 @@ minutes, and what a killed command left behind is deleted by the next probe.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +20,14 @@ from treadle.base.log import Report, silent
 from treadle.clients.kube import Cluster, Object
 from treadle.deploy.kubernetes.wanted import MANAGER, Wanted
 
-PULL_S, START_S, TAKE_EFFECT_S, FULL_S = 120.0, 40.0, 15.0, 10.0
+PULL_S, START_S, TAKE_EFFECT_S, FULL_S, AGAIN_S = 120.0, 40.0, 15.0, 10.0, 8.0
 _POLICY = "networking.k8s.io/v1/NetworkPolicy"
 _LOOK_S = 0.3
 _LIFE_S = 300
 _PORT = 8080
 _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_PASSING = re.compile(r"time-?out|deadline exceeded|connection reset|EOF|\b(429|50[0234])\b")
+"""Of a pull's error: another attempt may well do, and the node makes one by itself."""
 _NOT_YET = frozenset({"", "ContainerCreating", "PodInitializing"})
 _LISTEN = f"""
 import socket
@@ -69,20 +72,22 @@ def pull(cluster: Cluster, wanted: Wanted, *, always: bool, clock: Clock = _CLOC
             name = probing.pod("pull", "pass", policy="Always" if always else "Never")
         except Refused as error:
             return f"whether a node can pull the image was not looked at: {error.message}"
-        began = clock.now()
+        began, failing = clock.now(), 0.0
         while clock.now() - began <= PULL_S:
             pod = cluster.get("v1/Pod", wanted.namespace, name)
             if pod is None:
                 return "whether a node can pull the image is not known: the probe's pod was deleted"
             reason, message = _waiting(pod)
-            if reason in _PULL:
+            failing = failing or (clock.now() if reason in _PULL else 0.0)
+            passing = _PASSING.search(message) and clock.now() - failing < AGAIN_S
+            if reason in _PULL and not passing:
                 raise Refused(
                     f"no node can pull {wanted.image}: {message or reason}",
                     hint="can the cluster reach the registry, and may it (pull_secrets)?"
                     if always
                     else "is the image loaded into every node?",
                 )
-            if reason not in _NOT_YET or _begun(pod):
+            if (reason not in _NOT_YET and reason not in _PULL) or _begun(pod):
                 return None  # what keeps a container from starting comes after the pull
             full = _unschedulable(pod)
             if full and clock.now() - began > FULL_S:
