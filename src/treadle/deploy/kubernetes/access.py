@@ -15,6 +15,7 @@ _BESIDE = (
     *(Access("v1/Pod", verb) for verb in ("get", "list", "patch", "create", "delete")),
     Access("v1/Pod", "get", "log"),
     Access("apps/v1/ReplicaSet", "list"),
+    Access("networking.k8s.io/v1/NetworkPolicy", "list"),  # what a killed probe left
     # `treadle predict` asks through the API server.
     *(Access("v1/Service", verb, "proxy") for verb in ("get", "create")),
 )
@@ -28,12 +29,15 @@ def needed(objects: Iterable[Mapping[str, Any]]) -> list[Access]:
 
 
 def words(missing: Iterable[Access]) -> str:
-    """`Deployment: create, patch; Pod/log: get`."""
-    found: dict[str, list[str]] = {}
+    """`ConfigMap, Deployment: create, patch; Pod/log: get`."""
+    verbs: dict[str, list[str]] = {}
     for one in sorted(missing):
         name = one.kind.rpartition("/")[2] + (f"/{one.part}" if one.part else "")
-        found.setdefault(name, []).append(one.verb)
-    return "; ".join(f"{name}: {', '.join(verbs)}" for name, verbs in found.items())
+        verbs.setdefault(name, []).append(one.verb)
+    together: dict[str, list[str]] = {}
+    for name, given in verbs.items():
+        together.setdefault(", ".join(given), []).append(name)
+    return "; ".join(f"{', '.join(names)}: {given}" for given, names in together.items())
 
 
 def role(namespace: str, environment: str, allowed: Sequence[Access], who: str) -> str:
