@@ -259,11 +259,11 @@ def test_cluster_without_a_registry_gets_the_image_by_its_own_tool(
 
 
 def test_logs_are_followed_through_pods_that_come_and_go(project: Project) -> None:
-    running = subprocess.Popen(
-        [sys.executable, "-m", "treadle", "logs", "--follow", "-n", "1"],
-        cwd=project.folder, stdout=(project.folder / "followed").open("w"),
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    with (project.folder / "followed").open("w") as file:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "treadle", "logs", "--follow", "-n", "1"],
+            cwd=project.folder, stdout=file, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
 
     def followed() -> list[str]:
         return (project.folder / "followed").read_text().splitlines()
