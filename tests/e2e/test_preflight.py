@@ -23,6 +23,7 @@ from tests.e2e.test_kubernetes import NAME, cache, live, make, more_data, projec
 from tests.support import cluster, registry
 from tests.support.cluster import kubectl
 
+from treadle.base.errors import Unreachable
 from treadle.clients import kube_login
 from treadle.clients.kube import ApiCluster
 from treadle.clients.kube_login import VERSIONS
@@ -133,6 +134,30 @@ def test_kubeconfig_that_is_no_use_and_cluster_that_is_away_are_told_in_words(
     assert "does not answer" in told["cluster"]["found"]
     ran = project("up", code=4, env={"KUBECONFIG": str(path)})
     assert "building the image" not in ran.err
+
+
+def test_kinds_told_together_are_those_of_each_group() -> None:
+    together, each = cluster.connect(), cluster.connect()
+    assert together.kinds() == each._kinds_one_by_one()
+    for version, kinds in each._resources.items():
+        assert together._resources[version] == kinds
+    together.close()
+    each.close()
+
+
+@pytest.mark.parametrize(("name", "good"), [("kubernetes", True), ("wrong.example.com", False)])
+def test_name_that_the_server_must_show_is_held_to(tmp_path: Path, name: str, good: bool) -> None:
+    user = admin()["users"][0]["user"]
+    context, path = as_user(tmp_path, user, **{"tls-server-name": name})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(path))
+        entered = ApiCluster(context)
+    if good:
+        assert entered.version() >= (1, 30)
+    else:
+        with pytest.raises(Unreachable, match="Hostname mismatch"):
+            entered.version()
+    entered.close()
 
 
 # ---- probes --------------------------------------------------------------------------------------
