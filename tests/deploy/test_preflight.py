@@ -13,7 +13,7 @@ import yaml
 
 from treadle.base.errors import Refused, Unreachable, UsageError
 from treadle.clients.memory_kube import MemoryCluster
-from treadle.deploy.kubernetes import access, image, logs, manifest, preflight, probe
+from treadle.deploy.kubernetes import access, image, logs, manifest, preflight, probe, service
 from treadle.deploy.kubernetes.service import STATE
 from treadle.deploy.kubernetes.wanted import Wanted
 
@@ -193,6 +193,27 @@ def test_cluster_that_does_not_answer_is_unreachable_not_refused(tmp_path: Path)
         preflight.before_apply(cluster, WANTED, tmp_path, "prod")
 
 
+def test_environment_that_moved_to_another_cluster_is_refused_first(tmp_path: Path) -> None:
+    service.refuse_moved(tmp_path, "prod", "flights")
+    image.look(MemoryCluster(pulls(running={})), WANTED, tmp_path, "prod", loaded=False)
+    service.refuse_moved(tmp_path, "prod", "flights")
+    with pytest.raises(Refused, match="runs in prod, namespace flights, and is now wanted in dev"):
+        service.refuse_moved(tmp_path, "dev", "flights")
+
+
+def test_cluster_that_is_away_for_a_moment_ends_no_look() -> None:
+    cluster, answers = with_namespace(pulls(running={})), [False, True]
+    get = cluster.get
+
+    def sometimes(*arguments: Any) -> Any:
+        if not answers.pop(0):
+            raise Unreachable("restarting")
+        return get(*arguments)
+
+    cluster.get = sometimes  # type: ignore[method-assign]
+    assert probe.pull(cluster, WANTED, always=True, clock=Time().clock()) is None
+
+
 # ---- probes --------------------------------------------------------------------------------------
 
 
@@ -278,8 +299,6 @@ def test_namespace_is_made_for_the_first_look_and_known_to_down(tmp_path: Path) 
         image.look(cluster, WANTED, tmp_path, "prod", loaded=False)
     assert (tmp_path / STATE).exists()
     assert {key[2] for key in cluster.objects} == {"flights", "flights-production-inventory"}
-    from treadle.deploy.kubernetes import service
-
     assert service.stop(tmp_path, everything=True, cluster=cluster)
     assert cluster.objects == {}
 

@@ -79,6 +79,7 @@ def roll_out(project: Project, place: str, release: Release, model: Model) -> Ro
         with disk_errors(folder):
             cluster = kubernetes.reach(target.context, place)
             draft = wanted_objects(project, place, release, model, draft=True)
+            kubernetes.refuse_moved(folder, target.context, draft.namespace)
             preflight.before_apply(project, place, target, cluster, draft)
             wanted = wanted_objects(project, place, release, model)
             images.look(
@@ -118,12 +119,11 @@ def wanted_objects(
 
     target = project.serving_target(place)
     assert isinstance(target, KubernetesTarget)
-    if draft or release is None:
-        ready = image.Ready("none", "")
-    elif build:
-        ready = image.for_cluster(project, place, release, target)
-    else:
-        ready = image.known(project, place, release, target)
+    ready = image.Ready("none", "")
+    if not draft:
+        assert release is not None
+        found = image.for_cluster if build else image.known
+        ready = found(project, place, release, target)
     least, most = replicas(target.replicas)
     return Wanted(
         project=project.spec.project, environment=place,

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from treadle.base.errors import Refused, TreadleError
+from treadle.base.errors import Refused, TreadleError, Unreachable
 from treadle.base.log import Report, silent
 from treadle.clients.kube import Cluster, Object
 from treadle.deploy.kubernetes.wanted import MANAGER, Wanted
@@ -74,7 +74,11 @@ def pull(cluster: Cluster, wanted: Wanted, *, always: bool, clock: Clock = _CLOC
             return f"whether a node can pull the image was not looked at: {error.message}"
         began, failing = clock.now(), 0.0
         while clock.now() - began <= PULL_S:
-            pod = cluster.get("v1/Pod", wanted.namespace, name)
+            try:
+                pod = cluster.get("v1/Pod", wanted.namespace, name)
+            except Unreachable:  # an API server that restarts ends no roll-out
+                clock.sleep(_LOOK_S)
+                continue
             if pod is None:
                 return "whether a node can pull the image is not known: the probe's pod was deleted"
             reason, message = _waiting(pod)

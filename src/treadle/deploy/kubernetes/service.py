@@ -178,12 +178,7 @@ def roll_out(
     before = _good(env_folder)
     known = Deployed(context, wanted.namespace, wanted.name)
     present = supervision.read(env_folder / STATE, Deployed)
-    if present is not None and (present.context, present.namespace) != (context, wanted.namespace):
-        raise Refused(
-            f"this environment runs in {present.context}, namespace {present.namespace}, and is now "
-            f"wanted in {context}, namespace {wanted.namespace}",
-            hint="treadle down --env NAME there first (with the old words in treadle.yaml)",
-        )
+    refuse_moved(env_folder, context, wanted.namespace)
     # Before anything is applied: a command that is killed leaves word that it had begun.
     begun = present if present is not None and present.release else known
     supervision.write(env_folder / STATE, replace(begun, rolling=wanted.release))
@@ -219,6 +214,17 @@ def roll_out(
         status="done", ended=clock.text(clock.now()), instance=wanted.name,
         address=address(served), image=wanted.image_digest,
     )  # fmt: skip
+
+
+def refuse_moved(env_folder: Path, context: str, namespace: str) -> None:
+    """Refused where the environment was rolled out to another cluster or namespace before."""
+    present = supervision.read(env_folder / STATE, Deployed)
+    if present is not None and (present.context, present.namespace) != (context, namespace):
+        raise Refused(
+            f"this environment runs in {present.context}, namespace {present.namespace}, and is now "
+            f"wanted in {context}, namespace {namespace}",
+            hint="treadle down --env NAME there first (with the old words in treadle.yaml)",
+        )
 
 
 def _confirm(context: str, environment: str) -> None:
