@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from treadle.base.errors import Refused
-from treadle.clients.kube import Cluster, Conflict
+from treadle.clients.kube import Access, Cluster, Conflict
 from treadle.clients.memory_kube import MemoryCluster
 
 
@@ -160,3 +162,69 @@ def test_field_that_is_taken_by_force_is_managed_by_who_took_it(
     assert found is not None
     assert found["metadata"]["labels"] == {"a": "2", "b": "1"}
     assert managers("a") == {"treadle"}
+
+
+def test_what_we_may_do_is_told_for_many_things_at_once(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    asked = {
+        Access("v1/ConfigMap", "patch"), Access("apps/v1/Deployment", "create"),
+        Access("v1/Pod", "get", "log"), Access("v1/Service", "create", "proxy"),
+    }  # fmt: skip
+    assert cluster.allowed(asked, namespace) == asked  # we are the administrator
+    assert cluster.who()
+    assert cluster.build().startswith("v1.")
+
+
+SAYS = """
+import time
+print("first", flush=True); print("second", flush=True)
+time.sleep(2)
+print("third", flush=True)
+"""
+
+
+def speaking(cluster: Cluster, namespace: str) -> None:
+    """A pod named `speaker` that says three lines, the last one later, and ends."""
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "speaker", "namespace": namespace},
+    }
+    if isinstance(cluster, MemoryCluster):
+        cluster.apply(pod)
+        cluster.log["speaker"] = ["first", "second"]
+
+        def later() -> None:
+            time.sleep(0.3)
+            cluster.log["speaker"].append("third")
+            cluster.objects["v1/Pod", namespace, "speaker"]["status"] = {"phase": "Succeeded"}
+
+        threading.Thread(target=later).start()
+        return
+    from tests.support import cluster as real
+
+    pod["spec"] = {
+        "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "speaker", "image": real.python_image(), "command": ["python3", "-c", SAYS]}],
+    }  # fmt: skip
+    cluster.apply(pod)
+    real.kubectl("wait", "pod/speaker", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+
+
+def test_log_is_followed_until_the_container_ends(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    assert list(cluster.follow(namespace, "nobody", 10)) == []
+    speaking(cluster, namespace)
+    began = time.monotonic()
+    heard = []
+    for moment, line in cluster.follow(namespace, "speaker", 10):
+        heard.append((moment, line, time.monotonic() - began))
+    assert [line for _, line, _ in heard] == ["first", "second", "third"]
+    assert heard[2][2] - heard[1][2] > 0.2  # it came when it was said
+    moments = [moment for moment, _, _ in heard]
+    assert moments == sorted(moments)
+    # From a moment on: what was heard since then, and perhaps a little before.
+    again = [line for _, line in cluster.follow(namespace, "speaker", 0, since=moments[2])]
+    assert again[-1] == "third"
+    assert len(again) <= 3
+    assert [line for _, line in cluster.follow(namespace, "speaker", 1)] == ["third"]

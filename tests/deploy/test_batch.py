@@ -11,7 +11,7 @@ import pytest
 
 from treadle.base.errors import DataRefused, Refused, Unreachable, UsageError
 from treadle.clients.memory_kube import MemoryCluster
-from treadle.deploy.kubernetes import apply, batch, jobs, manifest, scoring
+from treadle.deploy.kubernetes import apply, batch, jobs, manifest, preflight, scoring
 from treadle.deploy.kubernetes.scoring import Scoring
 from treadle.deploy.kubernetes.wanted import Wanted
 
@@ -101,12 +101,19 @@ def test_doctor_says_what_a_batch_lacks() -> None:
     assert [(one.name, one.state) for one in batch.look(cluster, wanted)] == [("claims", "missing"), ("secret", "missing")]  # fmt: skip
     assert [one.state for one in batch.look(cluster, CRON)] == ["ok"]
     assert [one.state for one in batch.look(cluster_with(None, CLAIM), CRON)] == ["ok"]
-    assert batch.permissions(cluster, CRON).state == "ok"
+
+
+def test_permissions_of_a_batch_are_told_with_the_role_that_gives_them() -> None:
+    cluster = cluster_with()
+
+    def permissions() -> preflight.Finding:
+        found = preflight.look(cluster, OWN, objects=scoring.render(CRON))
+        return next(one for one in found if one.name == "permissions")
+
+    assert permissions().state == "ok"
     cluster.forbidden = {("create", "batch/v1/CronJob"), ("list", "batch/v1/Job")}
-    denied = batch.permissions(cluster, CRON)
-    assert denied.found == "CronJob: create; Job: list"
-    assert "batch" in str(denied.fix)
-    assert "cronjobs" in str(denied.fix)
+    assert permissions().found == "CronJob: create; Job: list"
+    assert "cronjobs" in str(permissions().fix)
 
 
 # ---- CronJob -------------------------------------------------------------------------------------

@@ -273,8 +273,8 @@ class KubernetesTarget:
     state: Literal["checkout"]
     """`checkout`: this checkout turns the loop and keeps its ledger; the cluster serves."""
     image: str | None = None
-    """`registry/name` that the cluster pulls from; without it the image is loaded into the node of
-    a local cluster (minikube, kind)."""
+    """`registry/name` that the cluster pulls from; without it the image is loaded into the nodes of
+    a local cluster (minikube, kind, k3d, k3s)."""
     namespace: str | None = None
     """By default the project's name."""
     replicas: int | str = 2

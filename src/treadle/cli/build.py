@@ -20,7 +20,7 @@ from treadle.cli.output import Console, common, table
 )  # fmt: skip
 @click.option(
     "--output", metavar="WHERE",
-    help="registry/name[:tag], oci:DIR, tar:FILE, docker[:name[:tag]], minikube or kind.",
+    help="registry/name[:tag], oci:DIR, tar:FILE, docker[:name[:tag]], minikube, kind, k3d or k3s (:NAME of the cluster).",
 )  # fmt: skip
 @click.option("--platform", "platforms", help="linux/amd64,linux/arm64 (default: this machine's).")
 @click.option("--base", help="The image it is laid on, instead of `build: {base: …}`.")

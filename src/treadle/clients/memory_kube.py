@@ -11,11 +11,12 @@ import builtins
 import copy
 import itertools
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from treadle.base.errors import Refused
-from treadle.clients.kube import MANAGER, Conflict, Object
+from treadle.clients.kube import MANAGER, Access, Conflict, Object
 
 _GLOBAL = frozenset({"v1/Namespace"})
 _ATOMIC = frozenset({"data", "command", "args"})
@@ -29,7 +30,7 @@ class MemoryCluster:
         self.objects: dict[tuple[str, str | None, str], Object] = {}
         self.log: dict[str, builtins.list[str]] = {}
         self.forbidden: set[tuple[str, str]] = set()
-        """(verb, kind) that we may not."""
+        """(verb, kind) that we may not; of a part of a kind: `v1/Pod/log`."""
         self.custom: set[str] = set()
         """Kinds beside Kubernetes' own."""
         self._owners: dict[tuple[str, str | None, str], dict[str, set[str]]] = {}
@@ -130,6 +131,10 @@ class MemoryCluster:
         """See Cluster."""
         return 1, 34
 
+    def build(self) -> str:
+        """See Cluster."""
+        return "v1.34.0"
+
     def logs(
         self, namespace: str, pod: str, lines: int, *, previous: bool = False, container: str = ""
     ) -> builtins.list[str]:
@@ -137,10 +142,41 @@ class MemoryCluster:
         del namespace, previous, container
         return self.log.get(pod, [])[-lines:]
 
+    def follow(
+        self, namespace: str, pod: str, lines: int, *, since: str = "", container: str = ""
+    ) -> Iterator[tuple[str, str]]:
+        """See Cluster. A line's moment is its number; the end is when the pod is gone or ended."""
+        del container
+        told = 0 if since else max(0, len(self.log.get(pod, [])) - lines)
+        while True:
+            # Looked at before the lines are: what an ending pod says last is not missed.
+            live = self.objects.get(("v1/Pod", namespace, pod))
+            phase = ((live or {}).get("status") or {}).get("phase")
+            for number, line in enumerate(self.log.get(pod, [])[told:], told):
+                if f"{number:09d}" >= since:
+                    yield f"{number:09d}", line
+                told = number + 1
+            if live is None or phase in ("Succeeded", "Failed"):
+                return
+            time.sleep(0.02)
+
     def may(self, verb: str, kind: str, namespace: str | None) -> bool:
         """See Cluster."""
         del namespace
         return (verb, kind) not in self.forbidden
+
+    def allowed(self, asked: Iterable[Access], namespace: str) -> set[Access]:
+        """See Cluster."""
+        del namespace
+        return {
+            one
+            for one in asked
+            if (one.verb, f"{one.kind}/{one.part}".rstrip("/")) not in self.forbidden
+        }
+
+    def who(self) -> str:
+        """See Cluster."""
+        return "twin"
 
     def ask(
         self, namespace: str, service: str, port: str, path: str, body: bytes | None

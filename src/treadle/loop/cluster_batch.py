@@ -83,15 +83,20 @@ def outline(project: Project, environment: str) -> Scoring | None:
     """What is known of it without a release and an image: what it needs of the cluster."""
     from treadle.deploy.kubernetes.scoring import Scoring
     from treadle.deploy.kubernetes.wanted import Wanted
+    from treadle.plan import schedule
 
     found = targets(project, environment)
     if found is None:
         return None
     target, cluster = found
     namespace = cluster.namespace or project.spec.project.replace("_", "-")
-    own = Wanted(project.spec.project, environment, namespace, "none", "", 0, "")
+    own = Wanted(
+        project.spec.project, environment, namespace, "none", "", 0, "",
+        pull_secrets=cluster.pull_secrets,
+    )  # fmt: skip
     return Scoring(
         own, target.of, target.input, target.output, size=target.size,
+        cron="" if target.at is None else schedule.parse(target.at).cron,
         secret=target.s3.secret if target.s3 else None,
     )  # fmt: skip
 
@@ -191,12 +196,29 @@ def turn(chain: Chain, by: str) -> TurnResult:
         result.notes.append(f"nothing to do: {chain.actions[0].reason}")
         return result
     job = "" if target.at is not None else _begun(project, environment, champion)
-    scoring = wanted(project, environment, champion, build=True, job=job)
+    scoring = _looked_at(project, environment, champion, job)
     if target.at is not None:
         _schedule(chain, result, scoring, by)
     else:
         _run(chain, result, scoring, by)
     return result
+
+
+def _looked_at(project: Project, environment: str, champion: Release, job: str) -> Scoring:
+    """What the cluster should have, after nothing was found in its way and a node has its image."""
+    from treadle.deploy.kubernetes import image as images
+    from treadle.deploy.kubernetes.service import reach
+    from treadle.loop import preflight
+
+    _, target = _both(project, environment)
+    cluster = reach(target.context, environment)
+    preflight.before_scoring(project, environment, cluster)
+    scoring = wanted(project, environment, champion, build=True, job=job)
+    images.look(
+        cluster, scoring.wanted, project.environment_folder(environment), target.context,
+        loaded=target.image is None, report=project.report,
+    )  # fmt: skip
+    return scoring
 
 
 def _schedule(chain: Chain, result: TurnResult, scoring: Scoring, by: str) -> None:

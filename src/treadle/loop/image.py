@@ -34,6 +34,7 @@ from treadle.loop.built import Ready
 from treadle.loop.subject import Subject
 
 if TYPE_CHECKING:
+    from treadle.loop.node_store import NodeStore
     from treadle.loop.project import Project
 
 
@@ -167,28 +168,24 @@ def for_cluster(
     purpose: Purpose = "serve",
 ) -> Ready:  # fmt: skip
     """The release's image where the cluster can pull it: in the registry that `image:` names, or
-    loaded into the node of a local cluster, by its context's name. `place` keeps its record."""
+    loaded into the nodes of a local cluster, by its context. `place` keeps its record."""
     about = subjects.of_release(project, release, purpose)
     wishes = Wishes(purpose, platforms=project.spec.build.platforms, force=True)
     maker = Maker(about, project.spec.build, wishes, folder=project.folder, report=project.report)
     project.report(f"building the image of release {release.number}", phase="build")
-    output = target.image or _node(target.context)
+    output = target.image or str(nodes_of(target))
     built, image = maker.build(output, before=_last(project, purpose, place))
     assert image is not None
     _record(project, place, image, release)
     return Ready(built.reference, built.digest)
 
 
-def _node(context: str) -> str:
-    """The tool that loads images into the node of a local cluster."""
-    if context == "minikube":
-        return "minikube"
-    if context.startswith("kind-"):
-        return "kind"
-    raise UsageError(
-        f"the cluster of {context} pulls its images from a registry, and none is named",
-        hint="deploy: {NAME: {image: registry.example.com/team/name}}",
-    )
+def nodes_of(target: KubernetesTarget) -> NodeStore:
+    """The nodes that images are loaded into. UsageError: the cluster pulls, and nobody says whence."""
+    from treadle.clients.kube import ApiCluster
+    from treadle.loop.node_store import of_context
+
+    return of_context(target.context, lambda: ApiCluster(target.context).build())
 
 
 def build_folder(folder: Path, wishes: Wishes, *, report: Report = silent) -> Built:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from treadle.base.errors import UsageError
 from treadle.base.plain import from_plain
@@ -13,12 +13,9 @@ from treadle.base.records import Model, Release
 from treadle.base.spec import KubernetesTarget
 from treadle.clients.files import write_file
 from treadle.deploy.kubernetes import manifest, text
-from treadle.deploy.kubernetes.wanted import Wanted, replicas
+from treadle.deploy.kubernetes.wanted import Wanted
 from treadle.loop import cluster_batch, places
 from treadle.loop.project import Project
-
-if TYPE_CHECKING:
-    from treadle.deploy.kubernetes.preflight import Finding
 
 
 @dataclass(frozen=True)
@@ -78,33 +75,10 @@ def render(project: Project, environment: str, versions: Sequence[str] = ()) -> 
     return Rendered(tuple(objects), tuple(manifest.left_out(wanted, kinds)))
 
 
-def examine(project: Project, environment: str) -> list[Finding]:
-    """What the environment's cluster has and lacks; nothing is written."""
-    from treadle.deploy.kubernetes import preflight
-    from treadle.deploy.kubernetes.service import cluster_of
-
-    target = project.serving_target(environment)
-    if not isinstance(target, KubernetesTarget):
-        raise _elsewhere(project, environment)
-    least, most = replicas(target.replicas)
-    wanted = Wanted(
-        project.spec.project, environment, target.namespace or project.spec.project.replace("_", "-"),
-        "none", "", 0, "", least=least, most=most, route=target.route,
-    )  # fmt: skip
-    cluster = cluster_of(target.context)
-    found = preflight.look(cluster, wanted)
-    if (scores := cluster_batch.outline(project, environment)) is not None:
-        from treadle.deploy.kubernetes import batch
-
-        if found[0].state != "missing":  # else that is the one thing to say
-            found += [*batch.look(cluster, scores), batch.permissions(cluster, scores)]
-    return found
-
-
 def _wanted(project: Project, environment: str) -> Wanted:
     place = project.spec.place(environment)
     if not isinstance(project.serving_target(place), KubernetesTarget):
-        raise _elsewhere(project, place)
+        raise elsewhere(project, place)
     champion = project.champion(place)
     if champion is None:
         raise UsageError(f"{place} has no champion", hint=f"treadle up --env {place}")
@@ -116,7 +90,8 @@ def _of_release(project: Project, place: str, release: Release) -> Wanted:
     return places.wanted_objects(project, place, release, model, build=False)
 
 
-def _elsewhere(project: Project, place: str) -> UsageError:
+def elsewhere(project: Project, place: str) -> UsageError:
+    """What is said of an environment that is on no cluster."""
     named = [n for n, t in project.spec.deploy.items() if isinstance(t, KubernetesTarget)]
     return UsageError(
         f"{place} is no Kubernetes environment",

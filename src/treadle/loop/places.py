@@ -73,11 +73,23 @@ def roll_out(project: Project, place: str, release: Release, model: Model) -> Ro
             process.stop(folder)
         return done
     if isinstance(target, KubernetesTarget):
+        from treadle.deploy.kubernetes import image as images
         from treadle.deploy.kubernetes import service as kubernetes
+        from treadle.loop import preflight
 
-        wanted = wanted_objects(project, place, release, model)
         with disk_errors(folder):
-            return kubernetes.roll_out(folder, target.context, wanted, report=project.report)
+            cluster = kubernetes.reach(target.context, place)
+            draft = wanted_objects(project, place, release, model, draft=True)
+            kubernetes.refuse_moved(folder, target.context, draft.namespace)
+            preflight.before_apply(project, place, target, cluster, draft)
+            wanted = wanted_objects(project, place, release, model)
+            images.look(
+                cluster, wanted, folder, target.context, loaded=target.image is None,
+                report=project.report,
+            )  # fmt: skip
+            return kubernetes.roll_out(
+                folder, target.context, wanted, cluster=cluster, report=project.report
+            )
     if (folder / "docker.json").exists():
         from treadle.deploy import docker
 
@@ -93,28 +105,38 @@ def roll_out(project: Project, place: str, release: Release, model: Model) -> Ro
 
 
 def wanted_objects(
-    project: Project, place: str, release: Release, model: Model, *, build: bool = True
+    project: Project,
+    place: str,
+    release: Release | None,
+    model: Model | None,
+    *,
+    build: bool = True,
+    draft: bool = False,
 ) -> Wanted:
     """What a cluster should have of a release. Without `build` the image of it that was built
-    before is taken (UsageError if there is none)."""
+    before is taken (UsageError if there is none); a `draft` has none, and needs no release."""
     from treadle.deploy.kubernetes.wanted import Wanted, replicas
     from treadle.loop import built
 
     target = project.serving_target(place)
     assert isinstance(target, KubernetesTarget)
-    if build:
-        from treadle.loop import image
+    ready = built.Ready("none", "")
+    if not draft:
+        assert release is not None
+        if build:
+            from treadle.loop import image
 
-        ready = image.for_cluster(project, place, release, target)
-    else:
-        ready = built.known(project, place, release, target)
+            ready = image.for_cluster(project, place, release, target)
+        else:
+            ready = built.known(project, place, release, target)
     least, most = replicas(target.replicas)
     settled = target.scale_down_stabilization
     return Wanted(
         project=project.spec.project, environment=place,
         namespace=target.namespace or project.spec.project.replace("_", "-"),
-        image=ready.reference, image_digest=ready.digest, release=release.number,
-        content=model.content, run=release.run, least=least, most=most,
+        image=ready.reference, image_digest=ready.digest,
+        release=release.number if release else 0, content=model.content if model else "",
+        run=release.run if release else "", least=least, most=most,
         scale_down_after_s=None if settled is None else int(duration_s(settled)),
         workers=target.workers,
         cpu=target.cpu, memory=target.memory, gpus=target.gpus, resources=target.resources,
@@ -217,12 +239,8 @@ def log_lines(project: Project, place: str, lines: int, *, follow: bool) -> Iter
     if isinstance(project.serving_target(place), KubernetesTarget):
         from treadle.deploy.kubernetes import service as kubernetes
 
-        if follow:
-            raise UsageError(
-                "logs of several pods are not followed here",
-                hint="kubectl logs --follow --selector app.kubernetes.io/managed-by=treadle",
-            )
-        yield from kubernetes.log_lines(folder, lines)
+        told = kubernetes.follow if follow else kubernetes.log_lines
+        yield from told(folder, lines)
         return
     files = process.log_files(folder)
     if not files:

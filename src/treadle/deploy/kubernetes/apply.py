@@ -70,6 +70,8 @@ def apply(
         report(f"{done.object} {done.action}", detail=done.action == "unchanged")
         crash.point("kubernetes.applied")
         found.append(done)
+    if not written:  # a namespace alone
+        _remember(cluster, name, namespace, sorted({*known, *ours}))
     return found if keep else found + prune(cluster, objects, name, namespace, report=report)
 
 

@@ -18,14 +18,13 @@ from treadle.base import clock, crash, supervision
 from treadle.base.errors import Refused, TreadleError, UsageError
 from treadle.base.log import Report, silent
 from treadle.clients.kube import Cluster
-from treadle.deploy.kubernetes import apply, jobs, preflight, scoring, service, text
+from treadle.deploy.kubernetes import apply, jobs, scoring, service, text
 from treadle.deploy.kubernetes.apply import Applied
 from treadle.deploy.kubernetes.jobs import Ran
 from treadle.deploy.kubernetes.preflight import Finding
 from treadle.deploy.kubernetes.scoring import Scoring
 
 STATE = "kubernetes-batch.json"
-_VERBS = ("get", "patch", "create", "delete")
 _INSTANCE = "app.kubernetes.io/instance"
 
 
@@ -154,23 +153,6 @@ def look(cluster: Cluster, wanted: Scoring) -> list[Finding]:
     return found
 
 
-def permissions(cluster: Cluster, wanted: Scoring) -> Finding:
-    """Whether we may have Jobs there, and the claims that we make."""
-    needed = {"batch/v1/CronJob": _VERBS, "batch/v1/Job": (*_VERBS, "list")}
-    needed["v1/PersistentVolumeClaim"] = _VERBS if wanted.size else ("get",)
-    denied: dict[str, list[str]] = {}
-    for kind, verbs in needed.items():
-        lacking = [one for one in verbs if not cluster.may(one, kind, wanted.wanted.namespace)]
-        if lacking:
-            denied[kind] = lacking
-    if denied:
-        words = "; ".join(f"{k.rpartition('/')[2]}: {', '.join(v)}" for k, v in denied.items())
-        role = preflight.role(wanted.wanted, denied)
-        return Finding("permissions for jobs", "missing", words, role)
-    words = f"all that is needed in {wanted.wanted.namespace}"
-    return Finding("permissions for jobs", "ok", words)
-
-
 # ---- applying ------------------------------------------------------------------------------------
 
 
@@ -232,8 +214,7 @@ def stop(
     if known is None:
         return False
     if cluster is None:
-        service._confirm(known.context, "this environment")
-        cluster = service.cluster_of(known.context)
+        cluster = service.reach(known.context, "this environment")
     found = apply.remove(cluster, known.name, known.namespace, everything=everything, report=report)
     supervision.write(env_folder / STATE, replace(known, release=0, job=""))
     (env_folder / service.GOOD).unlink(missing_ok=True)
@@ -249,8 +230,7 @@ def _begin(env_folder: Path, context: str, wanted: Scoring, cluster: Cluster | N
     """The cluster, after it is known that this is where it should be; the state says what begins."""
     own = wanted.wanted
     if cluster is None:
-        service._confirm(context, own.environment)
-        cluster = service.cluster_of(context)
+        cluster = service.reach(context, own.environment)
     present = supervision.read(env_folder / STATE, Applying)
     if present is not None and present.release and (present.context, present.namespace) != (context, own.namespace):  # fmt: skip
         raise Refused(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from treadle.base import crash, supervision
 from treadle.base.errors import Refused, TreadleError, UsageError
 from treadle.base.log import Report, silent
-from treadle.deploy.kubernetes import apply, manifest, wait, weights
+from treadle.deploy.kubernetes import apply, logs, manifest, wait, weights
+from treadle.deploy.kubernetes.wanted import SERVES
 from treadle.deploy.target import Observed, Split, Status
 
 if TYPE_CHECKING:
@@ -51,6 +52,13 @@ def cluster_of(context: str) -> Cluster:
     from treadle.clients.kube import ApiCluster
 
     return ApiCluster(context)
+
+
+def reach(context: str, environment: str) -> Cluster:
+    """The cluster of a context that is about to be written to. UsageError where a person looks at
+    another one."""
+    _confirm(context, environment)
+    return cluster_of(context)
 
 
 # ---- looking -------------------------------------------------------------------------------------
@@ -132,13 +140,16 @@ def log_lines(env_folder: Path, lines: int) -> Iterator[str]:
     """The last lines of every pod, the pod's name before them."""
     known = _known(env_folder)
     cluster = cluster_of(known.context)
-    pods = cluster.list("v1/Pod", known.namespace, {"app.kubernetes.io/instance": known.name})
-    if not pods:
-        raise UsageError(f"no pod of {known.name} runs", hint="treadle status")
-    for pod in sorted(pods, key=lambda one: str(one["metadata"]["name"])):
-        name = pod["metadata"]["name"]
-        for line in cluster.logs(known.namespace, name, lines):
-            yield f"{name} {line}"
+    labels = {SERVES: known.name}
+    yield from logs.last(cluster, known.namespace, labels, lines)
+
+
+def follow(env_folder: Path, lines: int) -> Iterator[str]:
+    """The last lines of every pod and those to come, of pods to come too, until it is closed."""
+    known = _known(env_folder)
+    cluster = cluster_of(known.context)
+    labels = {SERVES: known.name}
+    yield from logs.follow(cluster, known.namespace, labels, lines)
 
 
 def _known(env_folder: Path) -> Deployed:
@@ -172,8 +183,7 @@ def roll_out(
     env_folder.mkdir(parents=True, exist_ok=True)
     started = clock.text(clock.now())
     if cluster is None:
-        _confirm(context, wanted.environment)
-        cluster = cluster_of(context)
+        cluster = reach(context, wanted.environment)
     kinds = cluster.kinds() & manifest.CUSTOM.keys()
     for words in manifest.left_out(wanted, kinds):
         report(f"left out: {words}", warning="route:" in words)
@@ -181,12 +191,7 @@ def roll_out(
     before = _good(env_folder)
     known = Deployed(context, wanted.namespace, wanted.name)
     present = supervision.read(env_folder / STATE, Deployed)
-    if present is not None and (present.context, present.namespace) != (context, wanted.namespace):
-        raise Refused(
-            f"this environment runs in {present.context}, namespace {present.namespace}, and is now "
-            f"wanted in {context}, namespace {wanted.namespace}",
-            hint="treadle down --env NAME there first (with the old words in treadle.yaml)",
-        )
+    refuse_moved(env_folder, context, wanted.namespace)
     # Before anything is applied: a command that is killed leaves word that it had begun.
     begun = present if present is not None and present.release else known
     supervision.write(env_folder / STATE, replace(begun, rolling=wanted.release))
@@ -237,6 +242,17 @@ def roll_out(
     )  # fmt: skip
 
 
+def refuse_moved(env_folder: Path, context: str, namespace: str) -> None:
+    """Refused where the environment was rolled out to another cluster or namespace before."""
+    present = supervision.read(env_folder / STATE, Deployed)
+    if present is not None and (present.context, present.namespace) != (context, namespace):
+        raise Refused(
+            f"this environment runs in {present.context}, namespace {present.namespace}, and is now "
+            f"wanted in {context}, namespace {namespace}",
+            hint="treadle down --env NAME there first (with the old words in treadle.yaml)",
+        )
+
+
 def _confirm(context: str, environment: str) -> None:
     """UsageError where a person looks at another cluster than the one that would be written to."""
     from treadle.clients.kube import current_context
@@ -277,8 +293,7 @@ def stop(
     if known is None:
         return False
     if cluster is None:
-        _confirm(known.context, "this environment")
-        cluster = cluster_of(known.context)
+        cluster = reach(known.context, "this environment")
     found = apply.remove(cluster, known.name, known.namespace, everything=everything, report=report)
     supervision.write(env_folder / STATE, replace(known, release=0, rolling=0, split=None))
     return any(one.action == "pruned" for one in found)

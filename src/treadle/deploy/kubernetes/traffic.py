@@ -22,11 +22,11 @@ from treadle.deploy.kubernetes.service import (
     GOOD,
     STATE,
     Deployed,
-    _confirm,
     _good,
     _take_back,
     _write,
     cluster_of,
+    reach,
 )
 from treadle.deploy.kubernetes.wanted import SERVES
 from treadle.deploy.target import How, Split
@@ -75,8 +75,7 @@ def weigh(
             hint=f"treadle up --env {stable.environment}",
         )
     if cluster is None:
-        _confirm(context, stable.environment)
-        cluster = cluster_of(context)
+        cluster = reach(context, stable.environment)
     kinds = cluster.kinds() & manifest.CUSTOM.keys()
     before = _good(env_folder)
     supervision.write(env_folder / STATE, replace(known, rolling=split.release))
