@@ -54,9 +54,11 @@ bench: $(VENV)/installed  ## the figures of benchmarks/README.md
 	@$(BIN)/python benchmarks/loop.py
 	@$(BIN)/python benchmarks/serving.py --install
 	@$(BIN)/python benchmarks/serving.py
+	@tests/support/setup_images >/dev/null
+	@$(BIN)/python benchmarks/images.py
 
-soak: $(VENV)/installed  ## long versions of the crash tests
-	@$(BIN)/python -m pytest -q -m soak --timeout 7200
+soak: $(VENV)/installed  ## long versions of the crash, load and roll-out tests; those of a cluster skip without one
+	@$(BIN)/python -m pytest -q -rs -m soak --timeout 7200
 
 fuzz: $(VENV)/installed  ## atheris on the HTTP protocol and on binary tensors; RUNS=… each
 	@test -x .venv-fuzz/bin/python || $(BIN)/python -m venv .venv-fuzz

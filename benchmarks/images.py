@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -89,6 +90,8 @@ class Bench:
     def __init__(self, folder: Path, address: str, rounds: int) -> None:
         self.folder, self.address, self.rounds = folder, address, rounds
         self.base = f"oci:{base_image.layout()}"
+        # The port sets runs beside one another apart.
+        self.image = f"treadle-bench/base:{address.rpartition(':')[2]}"
         self.cache = folder / "cache"
         self.rows: dict[str, Row] = {}
 
@@ -100,6 +103,13 @@ class Bench:
         self, key: str, what: str, target: float | None = None, unit: str = "s", note: str = ""
     ) -> Row:
         return self.rows.setdefault(key, Row(what, target, unit, note=note))
+
+    def clean(self) -> None:
+        """Takes out of the engine what was put into it: dozens of images of half a gigabyte."""
+        listed = timed("docker", "images", "--format", "{{.Repository}}:{{.Tag}}")[1].split()
+        ours = [n for n in listed if n == self.image or n.startswith(f"{self.address}/")]
+        if ours:
+            subprocess.run(["docker", "rmi", *ours], stdout=subprocess.DEVNULL, check=False)
 
     def report(self, same: str) -> None:
         """The table so far: a step that fails does not lose what was measured."""
@@ -125,7 +135,7 @@ class Bench:
         (self.model,) = (self.flights / ".treadle/models").iterdir()
         self.treadle("build", "--output", f"oci:{self.folder / 'warm'}", cwd=self.flights)
         subprocess.run(["skopeo", "copy", "--quiet", f"{self.base}:latest",
-                        "docker-daemon:treadle-bench/base:1"], check=True)  # fmt: skip
+                        f"docker-daemon:{self.image}"], check=True)  # fmt: skip
 
     def same_digest(self) -> str:
         say("the same image from another checkout")
@@ -133,10 +143,17 @@ class Bench:
         other = self.folder / "somewhere else"
         shutil.copytree(self.flights, other)
         program = "import os, sys; os.umask(0o077)\nfrom treadle.cli import main\nsys.exit(main())"
+        user: list[str] = []
+        if os.getuid() == 0 and shutil.which("setpriv"):
+            # nobody: may read this Python, and write what is its own
+            self.folder.chmod(0o777)
+            timed("chown", "--recursive", "65534:65534", str(other))
+            user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
+                    "--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]  # fmt: skip
         _, second = timed(
-            sys.executable, "-c", program, "build", "--output", f"oci:{self.folder / 'd2'}", cwd=other,
+            *user, sys.executable, "-c", program, "build", "--output", f"oci:{self.folder / 'd2'}", cwd=other,
             TREADLE_CACHE=str(self.folder / "other cache"), TZ="Asia/Tokyo", LC_ALL="POSIX",
-            USER="nobody", UV_CACHE_DIR=str(self.folder / "uv"), PYTHONHASHSEED="4",
+            USER="nobody", HOME=str(other), UV_CACHE_DIR=str(self.folder / "uv"), PYTHONHASHSEED="4",
         )  # fmt: skip
         return "yes" if first.rpartition("@")[2] == second.rpartition("@")[2] else "**no**"
 
@@ -218,7 +235,7 @@ class Bench:
     def docker(self, context: Path, file: str, name: str, number: int) -> float:
         assert OLD is not None
         tag = f"{name}:{number}"
-        build = timed(OLD, "build", "--quiet", "--build-arg", "BASE=treadle-bench/base:1", "--file",
+        build = timed(OLD, "build", "--quiet", "--build-arg", f"BASE={self.image}", "--file",
                       str(context / file), "--tag", tag, str(context), DOCKER_BUILDKIT="1")[0]  # fmt: skip
         return build + timed(OLD, "push", "--quiet", tag)[0]
 
@@ -310,9 +327,9 @@ class Bench:
         shutil.copytree(server, context / "service")
         quoted = " ".join(f"'{one}'" for one in packages)
         (context / "Dockerfile").write_text(
-            "FROM treadle-bench/base:1 AS packages\nCOPY wheels /wheels\n"
+            f"FROM {self.image} AS packages\nCOPY wheels /wheels\n"
             f"RUN python3 $(echo /wheels/pip-*.whl)/pip install --quiet --no-index --find-links /wheels --target /packages {quoted}\n"
-            "FROM treadle-bench/base:1\nCOPY --from=packages /packages /packages\nENV PYTHONPATH=/packages HOME=/tmp PATH=/packages/bin:/usr/bin:/bin\n"
+            f"FROM {self.image}\nCOPY --from=packages /packages /packages\nENV PYTHONPATH=/packages HOME=/tmp PATH=/packages/bin:/usr/bin:/bin\n"
             "COPY service /service\nWORKDIR /service\nCOPY model /model\nUSER 65532\nCMD " + json.dumps(command) + "\n"
         )  # fmt: skip
         tag = f"{self.address}/peer-{key}:1"
@@ -420,6 +437,8 @@ def main() -> int:
     parser.add_argument("--only", choices=["builds", "changes", "memory", "peers"])
     parser.add_argument("--large-mb", type=int, default=2000)
     asked = parser.parse_args()
+    # Ended from outside it still prints what it has, and takes its registry and images away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="treadle-images-") as scratch:
         folder = Path(scratch)
         with registry.registry(folder / "registry") as address:
@@ -440,6 +459,7 @@ def main() -> int:
                         step()
             finally:
                 bench.report(same)
+                bench.clean()
     return 0
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from treadle.base.spec import (
     FalseAlarms,
     GateSection,
     Incremental,
+    KubernetesTarget,
     ModelSection,
     MonitorSection,
     ProcessTarget,
@@ -24,6 +26,10 @@ from treadle.base.spec import (
 
 MODEL = ModelSection("model", "binary", "late")
 DATA = {"flights": DataSection(files="data/*.parquet")}
+
+
+def cluster(**more: Any) -> KubernetesTarget:
+    return KubernetesTarget("kubernetes", "minikube", "checkout", **more)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,10 @@ DATA = {"flights": DataSection(files="data/*.parquet")}
         (lambda: DockerTarget("docker", cpus=0), "more than 0"),
         (lambda: DockerTarget("docker", gpus=0), "`all` or a number"),
         (lambda: DockerTarget("docker", gpus="some"), "`all` or a number"),
+        (lambda: cluster(scale_down_stabilization="1m"), "for a range of replicas"),
+        (lambda: cluster(replicas="2..4", scale_down_stabilization="2h"), "at most 1h"),
+        (lambda: cluster(replicas="2..4", scale_down_stabilization="1500ms"), "whole seconds"),
+        (lambda: cluster(replicas="2..4", scale_down_stabilization="soon"), "no duration"),
         (lambda: FalseAlarms(0), "> 0"),
         (lambda: FalseAlarms(per="x"), "no duration"),
         (lambda: Truth("a", "x"), "no duration"),

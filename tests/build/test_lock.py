@@ -154,6 +154,29 @@ def test_server_imports_only_what_its_needs_name() -> None:
     assert set(done.stdout.split()) - {"treadle", "cython_runtime", "typing_extensions"} <= known
 
 
+def test_scorer_imports_only_what_its_needs_name() -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys\n"
+        "import treadle.operate.__main__, treadle.operate.model.loaded\n"
+        "import treadle.operate.scoring.scorer, treadle.operate.scoring.command\n"
+        "import pandas, pyarrow\n"
+        "brought = {n.partition('.')[0] for n in sys.modules}\n"
+        "import pyarrow.parquet, pyarrow.csv, pyarrow.json, pyarrow.fs\n"
+        "tops = {n.partition('.')[0] for n in sys.modules} - brought - set(sys.stdlib_module_names)\n"
+        "print(*sorted(t for t in tops if not t.startswith('_')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
+    found = needs.batch(["pandas==3.1.1", "scikit-learn==1.9.1"], "sklearn").requirements
+    assert {*needs.SERVER, "pandas==3.1.1", "pyarrow"} <= set(found)
+    assert "pandas" not in found
+
+
 def test_projects_own_lock_is_taken(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text(
         "# made by hand\npandas==3.1.1 \\\n    --hash=sha256:aa\nnumpy==2.4.6  # pinned\n"

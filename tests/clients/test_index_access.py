@@ -141,7 +141,7 @@ def test_password_of_netrc_is_used(index: Index, cache: Cache, tmp_path: Path) -
     assert fetched(index, cache) == index.data
 
 
-def test_private_index_is_resolved_and_fetched_and_its_password_is_kept_nowhere(
+def test_45_private_index_is_resolved_and_fetched_and_its_password_is_kept_nowhere(
     index: Index, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("uv")

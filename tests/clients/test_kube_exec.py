@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,13 +14,13 @@ from typing import Any
 import pytest
 
 pytest.importorskip("lightkube")
-from lightkube.config.kubeconfig import KubeConfig
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
 from treadle.base.errors import Refused, Unreachable
-from treadle.clients import kube_exec
+from treadle.clients import kube_login
+from treadle.clients.kube import ApiCluster
 
 SUCCESS = b"\x03" + json.dumps({"status": "Success"}).encode()
 Handler = Callable[[ServerConnection], None]
@@ -26,13 +29,14 @@ Handler = Callable[[ServerConnection], None]
 class Server:
     """An API server that knows nothing but one command's end."""
 
-    def __init__(self) -> None:
+    def __init__(self, kubeconfig: Path, tls: ssl.SSLContext | None = None) -> None:
+        self.kubeconfig, self.scheme = kubeconfig, "https" if tls else "http"
         self.handler: Handler = lambda connection: None
         self.refuse: Callable[[Request], Response | None] = lambda request: None
         self.paths: list[str] = []
         self._server = serve(
             lambda connection: self.handler(connection), "127.0.0.1", 0,
-            subprotocols=["v5.channel.k8s.io"], process_request=self._request,
+            subprotocols=["v5.channel.k8s.io"], process_request=self._request, ssl=tls,
         )  # fmt: skip
         self.port = self._server.socket.getsockname()[1]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -46,20 +50,27 @@ class Server:
         self._server.shutdown()
         self._thread.join()
 
-    def run(self, user: dict[str, Any] | None = None, prefix: str = "") -> bytes:
-        config = KubeConfig.from_dict({
-            "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.port}{prefix}"}}],
+    def run(self, user: dict[str, Any] | None = None, prefix: str = "", **more: str) -> bytes:
+        """Output of a command, by a kubeconfig of this server."""
+        about = {"server": f"{self.scheme}://127.0.0.1:{self.port}{prefix}", **more}
+        told = {
+            "clusters": [{"name": "c", "cluster": about}],
             "users": [{"name": "u", "user": user or {}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        }).get()  # fmt: skip
-        found = kube_exec.run(config, "/exec", ["say", "a b&c"], container="main", what="say in p")
-        return b"".join(found)
+        }
+        self.kubeconfig.write_text(json.dumps(told))
+        cluster = ApiCluster("c")
+        try:
+            return b"".join(cluster.execute("n", "p", ["say", "a b&c"], container="main"))
+        finally:
+            cluster.close()
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    found = Server()
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    kube_login._known.clear()
+    found = Server(tmp_path / "kubeconfig")
     yield found
     found.close()
 
@@ -75,24 +86,22 @@ def sends(*frames: bytes) -> Handler:
 def test_output_is_what_channel_1_says_and_words_reach_the_server_whole(server: Server) -> None:
     server.handler = sends(b"\x01", b"\x01ab", b"\x02no", b"\x01\x00", SUCCESS)
     assert server.run(prefix="/k8s/clusters/c-1/") == b"ab\x00"
-    path = (
-        "/k8s/clusters/c-1/exec?command=say&command=a+b%26c&container=main&stdout=true&stderr=true"
-    )
-    assert server.paths == [path]
+    query = "command=say&command=a+b%26c&container=main&stdout=true&stderr=true"
+    assert server.paths == [f"/k8s/clusters/c-1/api/v1/namespaces/n/pods/p/exec?{query}"]
 
 
 def test_connection_that_ends_without_a_status_is_cut_off(server: Server) -> None:
     server.handler = sends(b"\x01ab")
-    with pytest.raises(Unreachable, match="say in p: the connection was cut off"):
+    with pytest.raises(Unreachable, match="say a b&c in p: the connection was cut off"):
         server.run()
 
 
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        ({"status": "Failure", "details": {"causes": [{"reason": "ExitCode", "message": "3"}]}}, "say in p ended with 3: no"),
-        ({"status": "Failure", "message": "no such program"}, "say in p failed: no"),
-        ({}, "say in p failed"),
+        ({"status": "Failure", "details": {"causes": [{"reason": "ExitCode", "message": "3"}]}}, "say a b&c in p ended with 3: no"),
+        ({"status": "Failure", "message": "no such program"}, "say a b&c in p failed: no"),
+        ({}, "say a b&c in p failed"),
     ],
 )  # fmt: skip
 def test_command_that_fails_is_refused(server: Server, status: dict, said: str) -> None:
@@ -103,16 +112,17 @@ def test_command_that_fails_is_refused(server: Server, status: dict, said: str) 
 
 def test_status_that_is_no_json_is_no_success(server: Server) -> None:
     server.handler = sends(b"\x03what")
-    with pytest.raises(Refused, match="say in p failed"):
+    with pytest.raises(Refused, match="say a b&c in p failed"):
         server.run()
 
 
-def test_server_that_answers_otherwise_is_told_with_its_status(server: Server) -> None:
-    body = b'{"message": "no"}'
-    server.refuse = lambda request: Response(403, "Forbidden", Headers(), body)
-    with pytest.raises(kube_exec.NotUpgraded) as caught:
+def test_server_that_answers_otherwise_is_heard(server: Server) -> None:
+    server.refuse = lambda request: Response(403, "Forbidden", Headers(), b'{"message": "no"}')
+    with pytest.raises(Refused, match="not allowed: no"):
         server.run()
-    assert (caught.value.status, caught.value.body) == (403, body)
+    server.refuse = lambda request: Response(200, "OK", Headers(), b"{}")
+    with pytest.raises(Unreachable, match="the API server answers 200"):
+        server.run()
 
 
 def test_token_of_the_kubeconfig_is_sent(server: Server) -> None:
@@ -127,29 +137,37 @@ def test_token_of_the_kubeconfig_is_sent(server: Server) -> None:
     assert seen == ["Bearer abc"]
 
 
-def test_token_that_is_not_taken_is_made_anew_once(server: Server, tmp_path: Path) -> None:
-    """A login by a command, as those of cloud providers: asked again when the server says 401."""
-    program = tmp_path / "login"
-    program.write_text(
-        "#!/bin/sh\necho x >> $0.count\n"
-        'echo "{\\"status\\": {\\"token\\": \\"t$(wc -l < $0.count)\\"}}"\n'
-    )
+def login(folder: Path) -> dict[str, Any]:
+    """A login by a command, as those of cloud providers: t1, t2 and so on."""
+    program = folder / "login"
+    answer = {
+        "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+        "status": {"token": "t$(wc -l < $0.count | tr -d ' ')"},
+    }  # fmt: skip
+    said = json.dumps(answer).replace('"', '\\"')
+    program.write_text(f'#!/bin/sh\necho x >> $0.count\necho "{said}"\n')
     program.chmod(0o755)
-    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": str(program)}}
+    version = answer["apiVersion"]
+    return {"exec": {"apiVersion": version, "command": str(program), "interactiveMode": "Never"}}
+
+
+def test_token_that_is_not_taken_is_made_anew_once(server: Server, tmp_path: Path) -> None:
     server.handler = sends(SUCCESS)
     seen: list[str | None] = []
 
     def old(request: Request) -> Response | None:
         seen.append(request.headers.get("Authorization"))
-        return Response(401, "Unauthorized", Headers(), b"no") if seen[-1] == "Bearer t0" else None
+        return Response(401, "Unauthorized", Headers(), b"no") if seen[-1] == "Bearer t1" else None
 
     server.refuse = old
-    assert server.run(user) == b""
-    assert seen == ["Bearer t1"]
+    assert server.run(login(tmp_path)) == b""
+    assert server.run(login(tmp_path)) == b"", "known from before"
+    assert seen == ["Bearer t1", "Bearer t2", "Bearer t2"]
+    server.paths.clear()
     server.refuse = lambda request: Response(401, "Unauthorized", Headers(), b"no")
-    with pytest.raises(kube_exec.NotUpgraded) as caught:
-        server.run(user)
-    assert caught.value.status == 401
+    with pytest.raises(Refused, match="is not accepted: no"):
+        server.run(login(tmp_path))
+    assert len(server.paths) == 2
 
 
 def test_token_file_that_was_renewed_is_read_again(server: Server, tmp_path: Path) -> None:
@@ -172,3 +190,62 @@ def test_server_that_is_not_there_is_unreachable(server: Server) -> None:
     server.close()
     with pytest.raises(Unreachable, match="cut off"):
         server.run()
+
+
+def openssl(*words: str, folder: Path) -> None:
+    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate that signs itself, for `inside.test` alone, and its key."""
+    folder = tmp_path_factory.mktemp("certificates")
+    openssl(
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=inside.test",
+        "-addext", "subjectAltName=DNS:inside.test", folder=folder,
+    )  # fmt: skip
+    return folder
+
+
+def test_tls_is_by_the_kubeconfigs_authority_name_and_certificate(
+    certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    cert, key = str(certificates / "cert.pem"), str(certificates / "key.pem")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
+    tls.load_cert_chain(cert, key)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    server = Server(tmp_path / "kubeconfig", tls)
+    server.handler = sends(b"\x01ab", SUCCESS)
+    user = {"client-certificate": cert, "client-key": key}
+    told = {"certificate-authority": cert, "tls-server-name": "inside.test"}
+    try:
+        assert server.run(user, **told) == b"ab"
+        with pytest.raises(Unreachable, match="IP address mismatch"):
+            server.run(user, **{"certificate-authority": cert})
+        with pytest.raises(Unreachable, match="cut off"):
+            server.run(**told)
+    finally:
+        server.close()
+
+
+def test_proxy_of_the_kubeconfig_is_gone_through(server: Server) -> None:
+    """A proxy that lets nobody through is asked, and the server is not."""
+    proxy = socket.create_server(("127.0.0.1", 0))
+    asked: list[bytes] = []
+
+    def refuses() -> None:
+        connection, _ = proxy.accept()
+        with connection:
+            asked.append(connection.recv(4096))
+            connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    thread = threading.Thread(target=refuses)
+    thread.start()
+    with pytest.raises(Unreachable, match="cut off"):
+        server.run(**{"proxy-url": f"http://127.0.0.1:{proxy.getsockname()[1]}"})
+    thread.join()
+    proxy.close()
+    assert asked[0].startswith(f"CONNECT 127.0.0.1:{server.port} HTTP/1.1".encode())
+    assert server.paths == []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 
 from treadle.base.errors import Refused, TreadleError
-from treadle.clients.kube import Cluster, Conflict
+from treadle.clients.kube import Access, Cluster, Conflict
 from treadle.clients.memory_kube import MemoryCluster
 
 
@@ -111,6 +112,125 @@ def test_version_and_kinds_are_told(place: tuple[Cluster, str]) -> None:
     assert {"Deployment", "ConfigMap"} <= place[0].kinds()
 
 
+def test_job_is_found_by_its_label_and_gone_when_it_was_deleted(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    pod = {
+        "restartPolicy": "Never",
+        "containers": [{"name": "one", "image": "none.invalid/none:1"}],
+    }
+    job = {
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "once", "namespace": namespace, "labels": {"of": "contract"}},
+        "spec": {"suspend": True, "template": {"spec": pod}},
+    }  # fmt: skip
+    cluster.apply(job)
+    (found,) = cluster.list("batch/v1/Job", namespace, {"of": "contract"})
+    assert found["metadata"]["name"] == "once"
+    assert cluster.list("v1/Pod", namespace, {"batch.kubernetes.io/job-name": "once"}) == []
+    assert cluster.delete("batch/v1/Job", namespace, "once")
+    assert cluster.get("batch/v1/Job", namespace, "once") is None
+
+
+def test_field_that_is_taken_by_force_is_managed_by_who_took_it(
+    place: tuple[Cluster, str],
+) -> None:
+    cluster, namespace = place
+
+    def managers(name: str) -> set[str]:
+        found = cluster.get("v1/ConfigMap", namespace, "settings")
+        assert found is not None
+        return {
+            one["manager"]
+            for one in found["metadata"]["managedFields"]
+            if f"f:{name}" in one["fieldsV1"].get("f:metadata", {}).get("f:labels", {})
+        }
+
+    def labelled(**labels: str) -> dict:
+        meta = {"name": "settings", "namespace": namespace} | ({"labels": labels} if labels else {})
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
+
+    cluster.apply(labelled(a="1", b="1"))
+    with pytest.raises(Conflict):
+        cluster.apply(labelled(a="2"), manager="another")
+    cluster.apply(labelled(a="2"), manager="another", force=True)
+    assert managers("a") == {"another"}
+    assert managers("b") == {"treadle"}
+    # Equal values are managed by both; a field that nobody applies any more is gone.
+    cluster.apply(labelled(a="2", b="1"))
+    assert managers("a") == {"another", "treadle"}
+    cluster.apply(labelled(), manager="another")
+    found = cluster.get("v1/ConfigMap", namespace, "settings")
+    assert found is not None
+    assert found["metadata"]["labels"] == {"a": "2", "b": "1"}
+    assert managers("a") == {"treadle"}
+
+
+def test_what_we_may_do_is_told_for_many_things_at_once(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    asked = {
+        Access("v1/ConfigMap", "patch"), Access("apps/v1/Deployment", "create"),
+        Access("v1/Pod", "get", "log"), Access("v1/Service", "create", "proxy"),
+    }  # fmt: skip
+    assert cluster.allowed(asked, namespace) == asked  # we are the administrator
+    assert cluster.who()
+    assert cluster.build().startswith("v1.")
+
+
+SAYS = """
+import time
+print("first", flush=True); print("second", flush=True)
+time.sleep(2)
+print("third", flush=True)
+"""
+
+
+def speaking(cluster: Cluster, namespace: str) -> None:
+    """A pod named `speaker` that says three lines, the last one later, and ends."""
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "speaker", "namespace": namespace},
+    }
+    if isinstance(cluster, MemoryCluster):
+        cluster.apply(pod)
+        cluster.log["speaker"] = ["first", "second"]
+
+        def later() -> None:
+            time.sleep(0.3)
+            cluster.log["speaker"].append("third")
+            cluster.objects["v1/Pod", namespace, "speaker"]["status"] = {"phase": "Succeeded"}
+
+        threading.Thread(target=later).start()
+        return
+    from tests.support import cluster as real
+
+    pod["spec"] = {
+        "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "speaker", "image": real.python_image(), "command": ["python3", "-c", SAYS]}],
+    }  # fmt: skip
+    cluster.apply(pod)
+    real.kubectl("wait", "pod/speaker", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+
+
+def test_log_is_followed_until_the_container_ends(place: tuple[Cluster, str]) -> None:
+    cluster, namespace = place
+    assert list(cluster.follow(namespace, "nobody", 10)) == []
+    speaking(cluster, namespace)
+    began = time.monotonic()
+    heard = []
+    for moment, line in cluster.follow(namespace, "speaker", 10):
+        heard.append((moment, line, time.monotonic() - began))
+    assert [line for _, line, _ in heard] == ["first", "second", "third"]
+    assert heard[2][2] - heard[1][2] > 0.2  # it came when it was said
+    moments = [moment for moment, _, _ in heard]
+    assert moments == sorted(moments)
+    # From a moment on: what was heard since then, and perhaps a little before.
+    again = [line for _, line in cluster.follow(namespace, "speaker", 0, since=moments[2])]
+    assert again[-1] == "third"
+    assert len(again) <= 3
+    assert [line for _, line in cluster.follow(namespace, "speaker", 1)] == ["third"]
+
+
 # ---- commands in containers ------------------------------------------------------------------------
 
 
@@ -187,4 +307,5 @@ def test_command_where_nothing_runs_is_an_error(place: tuple[Cluster, str]) -> N
 
 
 def test_permission_to_run_commands_is_told(place: tuple[Cluster, str]) -> None:
-    assert place[0].may("create", "v1/Pod", place[1], part="exec")
+    asked = {Access("v1/Pod", "create", "exec"), Access("v1/Pod", "get", "exec")}
+    assert place[0].allowed(asked, place[1]) == asked

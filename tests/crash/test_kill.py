@@ -25,6 +25,9 @@ COMMITS = 17
 NOT_IN_FIRST_UP = {
     "deploy.swapped",  # a second release
     "kubernetes.applied",  # on a cluster: tests/e2e/test_kubernetes.py
+    "batch.wanted",  # and tests/e2e/test_kubernetes_batch.py
+    "batch.applied",
+    "batch.ended",
     "gc.delete",
     "monitor.stored",
     "recorder.spawn.before",

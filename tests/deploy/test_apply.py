@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from treadle.base.errors import Refused
-from treadle.base.spec import Capture
 from treadle.clients.kube import Conflict
 from treadle.clients.memory_kube import MemoryCluster
 from treadle.deploy.kubernetes import apply, manifest, preflight, wait
@@ -100,6 +99,24 @@ def test_24_only_what_is_in_the_inventory_and_ours_is_pruned() -> None:
     assert found["PodDisruptionBudget flights-production"] == "pruned"
     assert cluster.get("v1/ConfigMap", "flights", "mine") is not None
     assert cluster.get("policy/v1/PodDisruptionBudget", "flights", NAME) is None
+
+
+def test_24_settings_of_before_stay_until_no_pod_of_before_is_left(tmp_path: Path) -> None:
+    """An old pod that ends in a roll-out is made anew, and needs them."""
+    seen: list[int] = []
+
+    def grow(cluster: MemoryCluster, changed: dict[str, Any]) -> None:
+        healthy(cluster, changed)
+        if changed.get("kind") == "Deployment":
+            names = [name for kind, _, name in cluster.objects if kind == "v1/ConfigMap"]
+            seen.append(sum("inventory" not in name for name in names))
+
+    cluster = MemoryCluster(grow)
+    roll(cluster, tmp_path, 1)
+    roll(cluster, tmp_path, 2)
+    assert seen == [1, 2]
+    left = [name for kind, _, name in cluster.objects if kind == "v1/ConfigMap"]
+    assert len(left) == 2  # the settings and the inventory
 
 
 def test_what_is_not_ours_any_more_is_not_pruned() -> None:
@@ -349,17 +366,6 @@ def test_all_missing_permissions_are_named_with_the_role_that_gives_them() -> No
     assert "Pod: list" in told.found
     assert 'kind: "Role"' in str(told.fix)
     assert '"deployments"' in str(told.fix)
-
-
-def test_running_commands_in_pods_is_needed_where_pods_capture_and_only_there() -> None:
-    cluster = MemoryCluster()
-    cluster.forbidden = {("get", "v1/Pod/exec"), ("create", "v1/Pod/exec")}
-    keeps = dataclasses.replace(WANTED, capture=Capture())
-    told = {one.name: one for one in preflight.look(cluster, keeps)}["permissions"]
-    assert told.found == "Pod/exec: get, create"
-    assert '"pods/exec"' in str(told.fix)
-    told = {one.name: one for one in preflight.look(cluster, WANTED)}["permissions"]
-    assert told.state == "ok"
 
 
 def test_what_will_not_take_effect_is_a_warning() -> None:

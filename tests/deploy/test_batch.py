@@ -1,172 +1,240 @@
-"""Batch scoring: every row once, in order, with ids and lineage; whole or not at all; flat memory."""
+"""deploy/kubernetes/batch.py and jobs.py against the twin of a cluster."""
 
 from __future__ import annotations
 
-import gzip
+import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
-from treadle.base.errors import DataRefused, DiskFull, Refused, TreadleError, UsageError
-from treadle.deploy import batch
+from treadle.base.errors import DataRefused, Refused, Unreachable, UsageError
+from treadle.clients.memory_kube import MemoryCluster
+from treadle.deploy.kubernetes import apply, batch, jobs, manifest, preflight, scoring
+from treadle.deploy.kubernetes.scoring import Scoring
+from treadle.deploy.kubernetes.wanted import Wanted
 
-WHO: dict[str, Any] = {
-    "environment": "local",
-    "release": 3,
-    "model": "sha256:m",
-    "run": "r1",
-    "snapshot": "sha256:s",
-    "features": ["x"],
-}
-
-
-def rows(count: int, start: int = 0) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "x": np.arange(start, start + count, dtype=float),
-            "name": [f"n{i}" for i in range(count)],
-        }
-    )
+OWN = Wanted("flights", "nightly", "flights", f"r.io/flights@sha256:{'a' * 64}", f"sha256:{'a' * 64}", 1, f"sha256:{'b' * 64}", least=1)  # fmt: skip
+CRON = Scoring(OWN, "production", "claim://scores/in/*.csv", "claim://scores/out/", cron="0 5 * * *", size="1Gi")  # fmt: skip
+JOB = dataclasses.replace(CRON, cron="", job="flights-nightly-1")
+NAME = "flights-nightly"
+CLAIM = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "scores", "namespace": "flights"}, "spec": {}}  # fmt: skip
 
 
-def double(frame: pd.DataFrame) -> np.ndarray[Any, Any]:
-    return frame["x"].to_numpy() * 2
+def ending(code: int, told: dict[str, Any] | str, condition: str = ""):
+    """A controller under which every Job ends at once, with one pod."""
+
+    def grow(cluster: MemoryCluster, changed: dict[str, Any]) -> None:
+        if changed.get("kind") != "Job":
+            return
+        name = changed["metadata"]["name"]
+        kind = condition or ("Complete" if code == 0 else "Failed")
+        changed["status"] = {
+            "startTime": "2026-01-01T00:00:00Z", "completionTime": "2026-01-01T00:01:00Z",
+            "conditions": [{"type": kind, "status": "True", "reason": "PodFailurePolicy", "message": "said", "lastTransitionTime": "2026-01-01T00:01:00Z"}],
+        }  # fmt: skip
+        message = told if isinstance(told, str) else json.dumps(told)
+        cluster.objects["v1/Pod", "flights", f"{name}-x"] = {
+            "kind": "Pod",
+            "metadata": {"name": f"{name}-x", "labels": scoring.jobs_label(name)},
+            "status": {
+                "phase": "Succeeded" if code == 0 else "Failed",
+                "containerStatuses": [{"name": "batch", "state": {"terminated": {"exitCode": code, "message": message}}}],
+            },
+        }  # fmt: skip
+        cluster.log[f"{name}-x"] = ["its last words"]
+
+    return grow
 
 
-@pytest.fixture
-def inputs(tmp_path: Path) -> list[Path]:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    rows(25).to_parquet(folder / "a.parquet")
-    rows(10, 25).to_csv(folder / "b.csv", index=False)
-    rows(10, 35).to_json(folder / "c.jsonl", orient="records", lines=True)
-    with gzip.open(folder / "d.jsonl.gz", "wt") as file:
-        file.write(rows(5, 45).to_json(orient="records", lines=True))
-    return batch.find(folder / "*")
+def cluster_with(grow: Any = None, *objects: dict[str, Any]) -> MemoryCluster:
+    made = MemoryCluster(grow)
+    made.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "flights"}}, manager="them")  # fmt: skip
+    for one in objects:
+        made.apply(one, manager="them")
+    return made
 
 
-def test_each_row_of_each_kind_of_file_is_scored_once_and_in_order(
-    tmp_path: Path, inputs: list[Path]
+# ---- claims and keys -------------------------------------------------------------------------------
+
+
+def test_claim_that_is_not_there_is_told_before_anything_is_applied(tmp_path: Path) -> None:
+    cluster = cluster_with()
+    with pytest.raises(Refused, match="no claim scores in the namespace flights") as caught:
+        batch.schedule(tmp_path, "c", dataclasses.replace(CRON, size=None), cluster=cluster)
+    assert "PersistentVolumeClaim" in str(caught.value.hint)
+    assert "managed-by" not in str(caught.value.hint)
+    assert [kind for kind, *_ in cluster.objects] == ["v1/Namespace"]
+    assert batch.observe(tmp_path, cluster=cluster).status == "absent"
+
+
+def test_claim_of_somebody_else_is_used_as_it_is_and_stays(tmp_path: Path) -> None:
+    cluster = cluster_with(None, CLAIM)
+    before = dict(cluster.objects["v1/PersistentVolumeClaim", "flights", "scores"])
+    batch.schedule(tmp_path, "c", CRON, cluster=cluster)
+    batch.stop(tmp_path, everything=True, cluster=cluster)
+    assert cluster.get("v1/PersistentVolumeClaim", "flights", "scores") == before
+
+
+def test_24_claim_that_was_made_stays_unless_everything_goes(tmp_path: Path) -> None:
+    cluster = cluster_with()
+    batch.schedule(tmp_path, "c", CRON, cluster=cluster)
+    batch.schedule(tmp_path, "c", dataclasses.replace(CRON, input="claim://scores/other/*.csv", size=None), cluster=cluster)  # fmt: skip
+    batch.stop(tmp_path, cluster=cluster)
+    left = {(kind, name) for kind, _, name in cluster.objects}
+    assert left == {("v1/Namespace", "flights"), ("v1/PersistentVolumeClaim", "scores"), ("v1/ConfigMap", f"{NAME}-inventory")}  # fmt: skip
+    batch.stop(tmp_path, everything=True, cluster=cluster)
+    assert cluster.get("v1/PersistentVolumeClaim", "flights", "scores") is None
+
+
+def test_secret_that_is_not_there_is_told_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    wanted = dataclasses.replace(CRON, input="s3://b/*.csv", output="s3://b/", secret="keys")
+    with pytest.raises(Refused, match="no Secret keys") as caught:
+        batch.schedule(tmp_path, "c", wanted, cluster=cluster_with())
+    assert "kubectl create secret generic keys --namespace flights" in str(caught.value.hint)
+
+
+def test_doctor_says_what_a_batch_lacks() -> None:
+    cluster = cluster_with()
+    wanted = dataclasses.replace(CRON, size=None, output="s3://b/", secret="keys")
+    assert [(one.name, one.state) for one in batch.look(cluster, wanted)] == [("claims", "missing"), ("secret", "missing")]  # fmt: skip
+    assert [one.state for one in batch.look(cluster, CRON)] == ["ok"]
+    assert [one.state for one in batch.look(cluster_with(None, CLAIM), CRON)] == ["ok"]
+
+
+def test_permissions_of_a_batch_are_told_with_the_role_that_gives_them() -> None:
+    cluster = cluster_with()
+
+    def permissions() -> preflight.Finding:
+        found = preflight.look(cluster, OWN, objects=scoring.render(CRON))
+        return next(one for one in found if one.name == "permissions")
+
+    assert permissions().state == "ok"
+    cluster.forbidden = {("create", "batch/v1/CronJob"), ("list", "batch/v1/Job")}
+    assert permissions().found == "CronJob: create; Job: list"
+    assert "cronjobs" in str(permissions().fix)
+
+
+# ---- CronJob -------------------------------------------------------------------------------------
+
+
+def test_21_second_apply_changes_nothing_and_a_new_release_updates(tmp_path: Path) -> None:
+    cluster = cluster_with()
+    first = batch.schedule(tmp_path, "c", CRON, cluster=cluster)
+    assert {one.action for one in first} <= {"created", "configured"}
+    before = json.dumps(list(cluster.objects.values()), sort_keys=True)
+    again = batch.schedule(tmp_path, "c", CRON, cluster=cluster)
+    assert {one.action for one in again} == {"unchanged"}
+    assert json.dumps(list(cluster.objects.values()), sort_keys=True) == before
+    assert batch.difference("c", CRON, cluster=cluster) == []
+    newer = dataclasses.replace(CRON, wanted=dataclasses.replace(OWN, release=2))
+    words = [f for one in batch.difference("c", newer, cluster=cluster) for f in one.fields]
+    assert any("version" in one and '"1" → "2"' in one for one in words)
+    batch.schedule(tmp_path, "c", newer, cluster=cluster)
+    assert batch.observe(tmp_path, cluster=cluster).release == 2
+
+
+def test_status_says_when_it_last_ran_and_how_it_ended(tmp_path: Path) -> None:
+    cluster = cluster_with(ending(0, {"rows": 5, "output": "claim://scores/out/n.parquet"}))
+    batch.schedule(tmp_path, "c", CRON, cluster=cluster)
+    assert "never ran" in batch.observe(tmp_path, cluster=cluster).words
+    cron = cluster.get("batch/v1/CronJob", "flights", NAME)
+    assert cron is not None
+    template = cron["spec"]["jobTemplate"]
+    cluster.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "one", "namespace": "flights", "labels": template["metadata"]["labels"]}, "spec": template["spec"]}, manager="cron")  # fmt: skip
+    seen = batch.observe(tmp_path, cluster=cluster)
+    assert seen.status == "scheduled"
+    assert "succeeded 2026-01-01T00:01Z: 5 rows into claim://scores/out/n.parquet" in seen.words
+    assert list(batch.log_lines(tmp_path, 5, cluster=cluster)) == ["one-x its last words"]
+    cluster.objects["batch/v1/CronJob", "flights", NAME]["spec"]["suspend"] = True
+    assert batch.observe(tmp_path, cluster=cluster).status == "suspended"
+    cluster.delete("batch/v1/CronJob", "flights", NAME)
+    assert batch.observe(tmp_path, cluster=cluster).status == "gone"
+
+
+def test_server_and_scorer_of_a_project_keep_out_of_each_others_way(tmp_path: Path) -> None:
+    cluster = cluster_with()
+    served = dataclasses.replace(OWN, environment="production")
+    apply.apply(cluster, manifest.render(served), served.name, "flights")
+    batch.schedule(tmp_path, "c", CRON, cluster=cluster)
+    apply.apply(cluster, manifest.render(served), served.name, "flights")
+    assert cluster.get("batch/v1/CronJob", "flights", NAME) is not None
+    batch.stop(tmp_path, everything=True, cluster=cluster)
+    assert cluster.get("apps/v1/Deployment", "flights", "flights-production") is not None
+
+
+# ---- Job -----------------------------------------------------------------------------------------
+
+
+def test_job_is_run_to_its_end_and_tells_what_it_did(tmp_path: Path) -> None:
+    cluster = cluster_with(ending(0, {"rows": 5, "output": "o", "first_id": "production.1.x.0"}))
+    ran = batch.run(tmp_path, "c", JOB, cluster=cluster)
+    assert (ran.status, ran.told["rows"], ran.pod) == ("succeeded", 5, "flights-nightly-1-x")
+    assert batch.unfinished(tmp_path, 1) == "flights-nightly-1"
+    assert batch.unfinished(tmp_path, 2) == ""
+
+
+def test_job_that_was_begun_is_taken_up_and_an_older_one_goes(tmp_path: Path) -> None:
+    cluster = cluster_with(ending(0, {"rows": 5}))
+    batch.run(tmp_path, "c", JOB, cluster=cluster)
+    said: list[str] = []
+    batch.run(tmp_path, "c", JOB, cluster=cluster, report=lambda line, **_: said.append(line))
+    assert any("taken up" in line for line in said)
+    batch.run(tmp_path, "c", dataclasses.replace(JOB, job="flights-nightly-2"), cluster=cluster)
+    assert cluster.get("batch/v1/Job", "flights", "flights-nightly-1") is None
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "kind", "words"),
+    [
+        (3, {"message": "a.csv lacks rooms", "hint": "it has area", "code": 3}, DataRefused, r"a.csv lacks rooms \(Job flights-nightly-1\)"),
+        (2, {"message": "no such file", "code": 2}, UsageError, "no such file"),
+        (4, {"message": "s3://b does not answer", "code": 4}, Unreachable, "does not answer"),
+        (137, "", Refused, r"PodFailurePolicy: said, exit code 137\)\n  its last words"),
+        (1, {"message": "flipped", "code": 1}, Refused, "its last words"),
+    ],
+)  # fmt: skip
+def test_job_that_failed_tells_its_own_words(
+    tmp_path: Path, code: int, told: Any, kind: type[Exception], words: str
 ) -> None:
-    done = batch.score(inputs, double, tmp_path / "out" / "scores.parquet", chunk_rows=10, **WHO)
-    found = pd.read_parquet(done.output)
-    assert (done.rows, done.chunks, len(found)) == (50, 6, 50)
-    assert found["x"].tolist() == list(map(float, range(50)))
-    assert found["prediction"].tolist() == [2.0 * i for i in range(50)]
-    assert found["prediction_id"].is_unique
-    assert found["prediction_id"].str.startswith(f"local.3.{done.instance}.").all()
-    assert found["prediction_id"].str.rsplit(".", n=1).str[1].tolist()[:12] == [
-        *map(str, range(10)),
-        "0",
-        "1",
-    ]
-    assert found["treadle_release"].unique().tolist() == [3]
-    assert found["treadle_model"].unique().tolist() == ["sha256:m"]
-    assert list(found.columns[-6:]) == ["prediction_id", *batch.LINEAGE]
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["scores.parquet"]
+    cluster = cluster_with(ending(code, told))
+    with pytest.raises(kind, match=words):
+        batch.run(tmp_path, "c", JOB, cluster=cluster)
+    assert cluster.get("batch/v1/Job", "flights", "flights-nightly-1") is not None  # for its log
 
 
-def test_frames_of_a_query_are_scored_too_and_probabilities_are_columns(tmp_path: Path) -> None:
-    frames = (rows(3, start) for start in (0, 3))
-    done = batch.score(
-        frames, lambda f: np.stack([f["x"], -f["x"]], axis=1), tmp_path / "o.parquet", **WHO
-    )
-    found = pd.read_parquet(done.output)
-    assert found["prediction_1"].tolist() == [-0.0, -1, -2, -3, -4, -5]
+def test_26_job_that_can_never_begin_is_told_and_ended(tmp_path: Path) -> None:
+    def grow(cluster: MemoryCluster, changed: dict[str, Any]) -> None:
+        if changed.get("kind") == "Job":
+            cluster.objects["v1/Pod", "flights", "p"] = {
+                "kind": "Pod", "metadata": {"name": "p", "labels": scoring.jobs_label("flights-nightly-1")},
+                "status": {"phase": "Pending", "containerStatuses": [{"image": "r.io/x", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "because"}}}]},
+            }  # fmt: skip
+
+    cluster = cluster_with(grow)
+    with pytest.raises(Refused, match="cannot pull its image r.io/x: because"):
+        batch.run(tmp_path, "c", JOB, cluster=cluster)
+    assert cluster.get("batch/v1/Job", "flights", "flights-nightly-1") is None
 
 
-def test_an_output_is_replaced_only_when_asked(tmp_path: Path, inputs: list[Path]) -> None:
-    target = tmp_path / "o.parquet"
-    batch.score(inputs[:1], double, target, **WHO)
-    before = target.read_bytes()
-    with pytest.raises(Refused, match="exists already") as caught:
-        batch.score(inputs[:1], double, target, **WHO)
-    assert "--force" in str(caught.value.hint) and target.read_bytes() == before
-    batch.score(inputs[:1], double, target, force=True, **WHO)
-    assert target.read_bytes() != before
-    into = batch.score(inputs[:1], double, tmp_path / "folder", **WHO)
-    assert into.output.parent == tmp_path / "folder" and into.output.name.startswith("scores-")
-
-
-def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path, inputs: list[Path]) -> None:
-    calls: list[int] = []
-
-    def fails(frame: pd.DataFrame) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
-            raise DiskFull("full")
-        return double(frame)
-
-    with pytest.raises(DiskFull):
-        batch.score(inputs, fails, tmp_path / "o" / "o.parquet", chunk_rows=10, **WHO)
-    assert list((tmp_path / "o").iterdir()) == []
-
-
-def test_wrong_inputs_are_refused_before_anything_is_scored(
-    tmp_path: Path, inputs: list[Path]
-) -> None:
-    asked: list[int] = []
-    bad = tmp_path / "bad.csv"
-    bad.write_text("y\n1\n")
-    with pytest.raises(DataRefused, match=r"bad.csv lacks x"):
-        batch.score([*inputs, bad], lambda f: asked.append(1), tmp_path / "o.parquet", **WHO)
-    assert asked == []
-    for content, match in [("", "empty"), ("x,prediction\n1,2\n", "has prediction already")]:
-        bad.write_text(content)
-        with pytest.raises(DataRefused, match=match):
-            batch.score([bad], double, tmp_path / "o.parquet", **WHO)
-    late = tmp_path / "late.csv"
-    late.write_text("x,name\n" + ("1," + "a" * 997 + "\n") * 20_000 + "soon,b\n")
-    with pytest.raises(DataRefused, match="late.csv cannot be read: .*soon"):
-        batch.score([late], double, tmp_path / "o.parquet", **WHO)
-    bad.write_text("x\n")
-    with pytest.raises(DataRefused, match="no rows to score"):
-        batch.score([bad], double, tmp_path / "o.parquet", **WHO)
-    broken = tmp_path / "broken.parquet"
-    broken.write_bytes(b"PAR1 no")
-    with pytest.raises(DataRefused, match="cannot be read"):
-        batch.score([broken], double, tmp_path / "o.parquet", **WHO)
-    other = tmp_path / "other.parquet"
-    rows(3).rename(columns={"name": "more"}).to_parquet(other)
-    with pytest.raises(DataRefused, match="more: more; missing: name"):
-        batch.score([inputs[0], other], double, tmp_path / "o.parquet", **WHO)
-    with pytest.raises(UsageError, match="no such file"):
-        batch.find(tmp_path / "none-*.csv")
-    with pytest.raises(UsageError, match="written as Parquet"):
-        batch.score(inputs, double, tmp_path / "o.csv", **WHO)
-    with pytest.raises(TreadleError, match="25 rows gave 1 predictions"):
-        batch.score(inputs[:1], lambda f: np.zeros(1), tmp_path / "o.parquet", **WHO)
-    assert not list(tmp_path.glob("*o.parquet*"))
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
-    code = (
-        "import sys, resource, json, numpy as np, pathlib; from treadle.deploy import batch;"
-        "done = batch.score([pathlib.Path(sys.argv[1])], lambda f: f['x'].to_numpy(),"
-        "pathlib.Path(sys.argv[2]), environment='e', release=1, model='m', chunk_rows=20000);"
-        "print(json.dumps([done.rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))"
-    )
-    peaks = []
-    for count in (200_000, 2_000_000):
-        source = tmp_path / f"{count}.parquet"
-        pd.DataFrame({"x": np.random.default_rng(0).random(count)}).to_parquet(
-            source, row_group_size=50_000
-        )
-        out = subprocess.run(
-            [sys.executable, "-c", code, str(source), str(tmp_path / f"o{count}.parquet")],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        done, peak = json.loads(out)
-        assert done == count == pq.read_metadata(tmp_path / f"o{count}.parquet").num_rows
-        peaks.append(peak * (1 if sys.platform == "linux" else 1 / 1024))
-    assert peaks[1] < peaks[0] + 100_000, peaks  # KiB: ten times the rows, at most 100 MiB more
+def test_wait_says_what_happens_to_pods_and_gives_up_after_the_deadline() -> None:
+    cluster = cluster_with()
+    cluster.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": "flights"}, "spec": {}})  # fmt: skip
+    for name, status, created in (
+        ("a", {"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": "True"}]}, "1"),
+        ("b", {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 143}}}]}, "2"),
+        ("c", {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 1, "message": "{}", "reason": "Error"}}}]}, "3"),
+        ("d", {"phase": "Pending", "conditions": [{"reason": "Unschedulable", "message": "no room"}]}, "4"),
+    ):  # fmt: skip
+        cluster.objects["v1/Pod", "flights", name] = {"metadata": {"name": name, "creationTimestamp": created, "labels": scoring.jobs_label("j")}, "status": status}  # fmt: skip
+    said: list[str] = []
+    moments = iter(range(0, 10_000, 30))
+    with pytest.raises(Refused, match="Job j has not ended after 65 s: d is pending; no node takes d: no room"):  # fmt: skip
+        jobs.finished(
+            cluster, "flights", "j", deadline_s=5, report=lambda line, **_: said.append(line),
+            now=lambda: float(next(moments)), sleep=lambda _: None,
+        )  # fmt: skip
+    assert any(line.startswith("a was taken from its node") for line in said)
+    assert any(line.startswith("b was told to end") for line in said)
+    assert any(line.startswith("c failed (exit code 1): Error") for line in said)

@@ -18,6 +18,7 @@ from treadle.base.errors import Refused, StateCorrupt, Unreachable
 from treadle.clients.memory_kube import MemoryCluster
 from treadle.deploy.kubernetes import capture
 from treadle.deploy.kubernetes import service as kubernetes
+from treadle.deploy.kubernetes.wanted import SERVES
 
 NAME = "flights-production"
 
@@ -40,7 +41,7 @@ class Place:
         inside.mkdir()
         self.cluster.objects["v1/Pod", "flights", name] = {
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "namespace": "flights", "labels": {"app.kubernetes.io/instance": NAME}},
+            "metadata": {"name": name, "namespace": "flights", "labels": {SERVES: NAME}},
             "spec": {"containers": [{"name": "model"}], "volumes": [{"name": "capture"}]},
             "status": {"containerStatuses": [{"name": "model", "state": {"running": {}}}]},
         }  # fmt: skip
@@ -98,6 +99,14 @@ def test_segments_of_every_pod_come_here_and_are_not_there_any_more(place: Place
     assert list(a.iterdir()) == list(b.iterdir()) == []
     assert "collected 2 segments" in place.said[-1][0]
     assert place.collect().segments == 0
+
+
+def test_candidate_that_has_a_share_is_collected_from_too(place: Place) -> None:
+    write(place.pod("a"), 1)
+    write(place.pod("b"), 2)
+    labels = place.cluster.objects["v1/Pod", "flights", "b"]["metadata"]["labels"]
+    labels["app.kubernetes.io/instance"] = f"{NAME}-candidate"
+    assert place.collect().pods == 2
 
 
 def test_collection_that_dies_between_is_made_good_and_doubles_nothing(place: Place) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from treadle.base.errors import UsageError
-from treadle.base.spec import Capture
+from treadle.base.spec import Capture, Route
 from treadle.deploy.kubernetes import manifest, model, text
 from treadle.deploy.kubernetes.wanted import Wanted, replicas
 from treadle.operate.options import Options, add_arguments, read, size
@@ -26,7 +26,7 @@ FIXED = Wanted(
     "flights", "production", "flights", "registry.example.com/flights@sha256:" + "a" * 64,
     "sha256:" + "a" * 64, 3, "sha256:" + "b" * 64, "RUN",
 )  # fmt: skip
-RANGE = dataclasses.replace(FIXED, most=8, gpus=1, token_secret="flights-token", pull_secrets=("pull",), node_selector={"disk": "ssd"}, tolerations=({"key": "gpu", "operator": "Exists"},), labels={"team": "a"})  # fmt: skip
+RANGE = dataclasses.replace(FIXED, most=8, gpus=1, token_secret="flights-token", pull_secrets=("pull",), node_selector={"disk": "ssd"}, tolerations=({"key": "gpu", "operator": "Exists"},), labels={"team": "a"}, route=Route("infra/public", "flights.example.com"))  # fmt: skip
 KEEPS = dataclasses.replace(FIXED, capture=Capture(rate=0.5, per_minute=1001, exclude=("a", "b"), hash=("c",)))  # fmt: skip
 BOTH = pytest.mark.parametrize("wanted", [FIXED, RANGE, KEEPS], ids=["number", "range", "capture"])
 
@@ -126,6 +126,13 @@ def test_10_no_replicas_where_an_autoscaler_decides() -> None:
     assert objects(FIXED, "HorizontalPodAutoscaler") == []
 
 
+def test_stabilization_of_a_scale_down_is_said_only_where_somebody_asked() -> None:
+    (scaler,) = objects(RANGE, "HorizontalPodAutoscaler")
+    assert "behavior" not in scaler["spec"]
+    (scaler,) = objects(dataclasses.replace(RANGE, scale_down_after_s=0), "HorizontalPodAutoscaler")
+    assert scaler["spec"]["behavior"] == {"scaleDown": {"stabilizationWindowSeconds": 0}}
+
+
 def test_environments_of_a_project_with_a_long_name_stay_apart() -> None:
     names = {
         dataclasses.replace(FIXED, project="p" * 60, environment=environment).name
@@ -145,28 +152,51 @@ def test_11_budget_with_an_autoscaler_and_it_lets_a_node_be_drained() -> None:
 def test_12_everything_is_denied_but_callers_with_a_label_and_dns(wanted: Wanted) -> None:
     deny, allow = objects(wanted, "NetworkPolicy")
     assert set(deny["spec"]) == {"podSelector", "policyTypes"}
-    (rule,) = allow["spec"]["ingress"]
-    assert rule["from"][0]["podSelector"]["matchLabels"]
-    assert {port["port"] for out in allow["spec"]["egress"] for port in out["ports"]} == {53}
+    callers, prometheus = allow["spec"]["ingress"]
+    assert callers["from"][0]["podSelector"]["matchLabels"]
+    (scraper,) = prometheus["from"]
+    assert scraper == {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+    }
+    system, names = allow["spec"]["egress"]
+    assert {port["port"] for port in system["ports"]} == {53}
+    (pods,) = names["to"]
+    assert pods["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}
+    for one in (*system["to"], *names["to"]):
+        namespace = one["namespaceSelector"]["matchLabels"]
+        assert namespace == {"kubernetes.io/metadata.name": "kube-system"}
 
 
-def test_13_custom_kinds_only_where_they_exist_and_said_aloud() -> None:
-    assert not [one for one in manifest.render(FIXED) if one["kind"] == "ServiceMonitor"]
-    assert "no ServiceMonitor" in manifest.left_out([])[0]
-    assert objects(FIXED, "ServiceMonitor")
-    assert manifest.left_out(["ServiceMonitor"]) == []
+@pytest.mark.parametrize("kind", manifest.CUSTOM)
+def test_13_custom_kinds_only_where_they_exist_and_each_is_said_aloud(kind: str) -> None:
+    def made(kinds: list[str]) -> bool:
+        return kind in {one["kind"] for one in manifest.render(RANGE, kinds=kinds)}
+
+    def said(kinds: list[str]) -> bool:
+        return any(line.startswith(f"no {kind}:") for line in manifest.left_out(RANGE, kinds))
+
+    others = [one for one in manifest.CUSTOM if one != kind]
+    assert made([kind])
+    assert not said([kind])
+    assert not made(others)
+    assert said(others)
+
+
+def test_13_route_is_missed_only_by_who_asked_for_it() -> None:
+    assert not any("HTTPRoute" in line for line in manifest.left_out(FIXED, []))
+    assert any("route: has no effect" in line for line in manifest.left_out(RANGE, []))
+    assert not [one for one in manifest.render(FIXED, kinds=["HTTPRoute"]) if one["kind"] == "HTTPRoute"]  # fmt: skip
 
 
 @BOTH
 def test_19_text_is_the_same_bytes_in_another_process_and_language(wanted: Wanted) -> None:
     program = (
-        "import sys, json, dataclasses; from treadle.deploy.kubernetes import manifest, text\n"
+        "import sys, json; from treadle.deploy.kubernetes import manifest, text\n"
+        "from treadle.base.plain import from_plain\n"
         "from treadle.deploy.kubernetes.wanted import Wanted\n"
-        "from treadle.base.spec import Capture\n"
-        "told = json.loads(sys.argv[1])\n"
-        "told['capture'] = told['capture'] and Capture(**told['capture'])\n"
-        "told['tolerations'] = tuple(told['tolerations']); told['pull_secrets'] = tuple(told['pull_secrets'])\n"
-        "print(text.text(manifest.render(Wanted(**told))), end='')"
+        "told = from_plain(Wanted, json.loads(sys.argv[1]))\n"
+        "print(text.text(manifest.render(told, kinds=manifest.CUSTOM)), end='')"
     )
     found = {
         subprocess.run(
@@ -176,7 +206,7 @@ def test_19_text_is_the_same_bytes_in_another_process_and_language(wanted: Wante
         ).stdout
         for seed, language in (("0", "C.UTF-8"), ("7", "POSIX"))
     }  # fmt: skip
-    assert found == {text.text(manifest.render(wanted))}
+    assert found == {text.text(manifest.render(wanted, kinds=manifest.CUSTOM))}
 
 
 @BOTH
@@ -187,6 +217,18 @@ def test_20_objects_are_valid_on_the_oldest_and_the_newest_kubernetes(
     validate = pytest.importorskip("kubernetes_validate")
     for one in manifest.render(wanted):
         validate.validate(one, version, strict=True)
+
+
+def test_rendering_imports_nothing_that_builds_or_asks_a_cluster() -> None:
+    program = (
+        "import sys; from treadle.loop import manifests\n"
+        "heavy = ('treadle.loop.image', 'treadle.clients.kube', 'treadle.build', 'lightkube', 'pydantic')\n"
+        "print([one for one in heavy if one in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 @BOTH
@@ -234,6 +276,13 @@ def test_where_nothing_is_captured_there_is_no_volume(capture: Capture | None) -
     assert [one["name"] for one in pod(wanted)["volumes"]] == ["tmp"]
     (told,) = [one["data"] for one in objects(wanted, "ConfigMap")]
     assert not [name for name in told if "CAPTURE" in name]
+
+
+def test_quantities_are_written_as_the_server_writes_them() -> None:
+    odd = dataclasses.replace(FIXED, cpu="0.5", memory="1024Mi", resources={"example.com/fpga": "2000m"})  # fmt: skip
+    told = containers(odd)[0]["resources"]
+    assert told["requests"] == {"cpu": "500m", "memory": "1Gi", "example.com/fpga": "2"}
+    assert told["limits"] == {"memory": "1Gi", "example.com/fpga": "2"}
 
 
 @pytest.mark.parametrize(("text", "wanted"), [(3, (3, None)), ("3", (3, None)), ("2..8", (2, 8))])

@@ -92,10 +92,10 @@ def container() -> Iterator[Callable[..., int]]:
     """Runs an image as strictly as it should be; gives the port."""
     made: list[str] = []
 
-    def start(image: str) -> int:
+    def start(image: str, *options: str) -> int:
         made.append(
             run("docker", "run", "--detach", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",
-                "--publish", "127.0.0.1:0:8080", image)
+                "--publish", "127.0.0.1:0:8080", *options, image)
         )  # fmt: skip
         told = json.loads(run("docker", "inspect", made[-1]))[0]
         return int(told["NetworkSettings"]["Ports"]["8080/tcp"][0]["HostPort"])
@@ -128,7 +128,7 @@ def test_flights_image_is_pulled_run_and_answers_as_the_process_does(
     assert "TREADLE_MODEL=/models" in config["Env"]
 
 
-def test_image_holds_neither_mlflow_nor_a_shell_script_nor_a_secret(
+def test_45_image_holds_neither_mlflow_nor_a_shell_script_nor_a_secret(
     flights: Built, tmp_path: Path
 ) -> None:
     images.require("umoci")
@@ -157,9 +157,19 @@ def blob(tmp_path: Path, digest: str) -> bytes:
     return (tmp_path / "layout/blobs/sha256" / digest[7:]).read_bytes()
 
 
-def test_prediction_of_a_container_leads_back_to_the_data(flights: Built, pushed: str) -> None:
-    links = flights("lineage", "release", "1", "--json").json["links"]
-    assert {"release", "model", "run", "data"} <= {link["kind"] for link in links}
+def test_prediction_of_a_container_leads_back_to_the_data(
+    flights: Built, pushed: str, container: Callable[..., int]
+) -> None:
+    images.require("engine", "skopeo")
+    run("docker", "pull", "--quiet", pushed)
+    (model,) = (flights.folder / ".treadle/models").iterdir()
+    # The release is in the process's environment and never in the image.
+    port = container(pushed, "--env", "TREADLE_RELEASE=1")
+    _, headers = ask(port, (model / "serving_input_example.json").read_bytes())
+    links = flights("lineage", headers["x-prediction-id"], "--json").json["links"]
+    assert {"prediction", "release", "model", "run", "code", "data"} <= {
+        link["kind"] for link in links
+    }
     told = json.loads(
         run("skopeo", "inspect", "--config", "--tls-verify=false", f"docker://{pushed}")
     )
@@ -210,7 +220,8 @@ def test_digest_is_the_same_from_another_checkout_umask_zone_language_user_and_c
     import sys
 
     done = subprocess.run(
-        [sys.executable, "-c", program, "build", "--output", f"oci:{tmp_path / 'two'}"],
+        [*another_user(tmp_path), sys.executable, "-c", program, "build", "--output",
+         f"oci:{tmp_path / 'two'}"],
         cwd=other.folder, capture_output=True, text=True, check=False,
         env={**os.environ, "TREADLE_CACHE": str(other.cache), "TZ": "Asia/Tokyo", "LC_ALL": "POSIX",
              "HOME": str(tmp_path), "USER": "somebody", "UV_CACHE_DIR": str(tmp_path / "uv"),
@@ -218,6 +229,18 @@ def test_digest_is_the_same_from_another_checkout_umask_zone_language_user_and_c
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().rpartition("@")[2] == reference.rpartition("@")[2]
+
+
+def another_user(folder: Path) -> list[str]:
+    """What makes a command one of `nobody`, who gets the folder; nothing where that takes root."""
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        return []
+    run("chown", "--recursive", "65534:65534", str(folder))
+    # This user may read all (the checkout, this Python) and write what is its own.
+    return [
+        "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
+        "--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search",
+    ]  # fmt: skip
 
 
 def test_unchanged_image_sends_nothing(flights: Built, pushed: str, address: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import secrets
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,45 +13,16 @@ from pathlib import Path
 import pytest
 from tests.e2e.conftest import Project
 from tests.e2e.test_docker import scenario
-from tests.support import base_image, cluster, images
+from tests.support import cluster
 from tests.support.cluster import kubectl
-from tests.support.projects import SPEC, houses, houses_csv, treadle
+from tests.support.on_cluster import NAME, Clients, projects
+from tests.support.projects import houses_csv
 
 from treadle.base.errors import Refused
 from treadle.deploy.kubernetes import service as kubernetes
 from treadle.deploy.kubernetes.wanted import Wanted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-CLIENT = """
-import http.client, json, sys, threading, time
-host, seconds, number, pause = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-body = json.dumps({"dataframe_records": [{"area": 100.0, "rooms": 3}]})
-told = {"answered": 0, "failures": [], "versions": []}
-lock = threading.Lock()
-def run():
-    connection, until = None, time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            if connection is None:
-                connection = http.client.HTTPConnection(host, 80, timeout=30)
-            connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
-            answer = connection.getresponse(); data = answer.read()
-            if answer.status != 200:
-                raise RuntimeError(f"{answer.status}: {data[:200]}")
-            with lock:
-                told["answered"] += 1
-                version = answer.headers["X-Model-Version"]
-                if version not in told["versions"]: told["versions"].append(version)
-            if answer.headers.get("Connection", "").lower() == "close":
-                connection.close(); connection = None
-        except Exception as error:
-            with lock: told["failures"].append(f"{time.time():.2f} {error!r}")
-            connection = None
-        time.sleep(pause)
-threads = [threading.Thread(target=run) for _ in range(number)]
-[t.start() for t in threads]; [t.join() for t in threads]
-print(json.dumps(told))
-"""
 
 
 @pytest.fixture(scope="session")
@@ -62,37 +32,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make(tmp_path: Path, cache: Path) -> Iterator[Callable[..., Project]]:
-    cluster.require()
-    images.require("base")
-    registry = cluster.registry()
-    made: list[Project] = []
-
-    class OnCluster(Project):
-        def __call__(self, *arguments: str, code: int | None = 0, **options):
-            env = {
-                "TREADLE_CACHE": str(cache), "TREADLE_INSECURE_REGISTRIES": registry,
-                **options.pop("env", {}),
-            }  # fmt: skip
-            ran = treadle(self.folder, *arguments, env=env, **options)
-            assert code is None or ran.code == code, (arguments, ran)
-            return ran
-
-    def one(more: str = "", *, name: str | None = None, target: str | None = None) -> Project:
-        namespace = name or f"houses-{secrets.token_hex(3)}"
-        target = target or (
-            f"{{target: kubernetes, context: {cluster.context()}, state: checkout, namespace: {namespace}, "
-            f"image: {registry}/{namespace}, cpu: 50m, memory: 256Mi{more}}}"
-        )
-        base = f'build: {{base: "oci:{base_image.layout()}"}}\n'
-        spec = SPEC.replace("{target: process, port: 0}", target) + base
-        project = OnCluster(houses(tmp_path / namespace, spec=spec))
-        project.namespace = namespace
-        made.append(project)
-        return project
-
-    yield one
-    for project in made:
-        project("down", "--everything", code=None)
+    with projects(tmp_path, cache) as one:
+        yield one
 
 
 @pytest.fixture
@@ -100,9 +41,6 @@ def project(make: Callable[[], Project]) -> Project:
     found = make()
     found("up")
     return found
-
-
-NAME = "houses-local"
 
 
 def live(project: Project, kind: str = "deployment", name: str = NAME) -> dict:
@@ -131,57 +69,6 @@ def versions(project: Project) -> dict[str, str]:
 
 def more_data(project: Project, seed: int) -> None:
     (project.folder / f"houses-{seed}.csv").write_text(houses_csv(200, seed))
-
-
-class Clients:
-    """Keep-alive clients without retries in a pod of their own, through the Service."""
-
-    def __init__(
-        self,
-        project: Project,
-        seconds: float,
-        *,
-        label: bool = True,
-        number: int = 20,
-        pause: float = 0.1,
-    ) -> None:
-        self.namespace = project.namespace
-        image = live(project)["spec"]["template"]["spec"]["containers"][0]["image"]
-        self.name = f"clients-{secrets.token_hex(3)}"
-        labels = {f"treadle.dev/calls-{NAME}": "yes"} if label else {}
-        kubectl("apply", "-f", "-", document={
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": self.name, "namespace": self.namespace, "labels": labels},
-            "spec": {
-                "restartPolicy": "Never", "automountServiceAccountToken": False,
-                "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-                "containers": [{
-                    "name": "clients", "image": image,
-                    "command": ["python", "-c", CLIENT, NAME, str(seconds), str(number), str(pause)],
-                    "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                }],
-            },
-        })  # fmt: skip
-        kubectl(
-            "wait",
-            f"pod/{self.name}",
-            "-n",
-            self.namespace,
-            "--for=jsonpath={.status.phase}=Running",
-            "--timeout=60s",
-        )
-
-    def done(self) -> dict:
-        kubectl(
-            "wait",
-            f"pod/{self.name}",
-            "-n",
-            self.namespace,
-            "--for=jsonpath={.status.phase}=Succeeded",
-            "--timeout=300s",
-        )
-        return json.loads(kubectl("logs", self.name, "-n", self.namespace))
 
 
 # ---- up ------------------------------------------------------------------------------------------

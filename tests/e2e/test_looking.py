@@ -15,7 +15,7 @@ def test_an_unchanged_project_imports_nothing_heavy(served: Project, command: st
     assert not modules_after(served.folder, command) & HEAVY
 
 
-def test_an_unchanged_plan_has_nothing_to_do(served: Project) -> None:
+def test_25_an_unchanged_plan_has_nothing_to_do(served: Project) -> None:
     assert "nothing to do" in served("plan").out
     served("plan", "--exit-code", code=0)
     served("plan", "--set", "model.intercept=false", "--exit-code", code=10)

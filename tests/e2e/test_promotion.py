@@ -59,3 +59,14 @@ def test_what_cannot_be_promoted_is_said(
     two: Project, arguments: tuple[str, ...], said: str
 ) -> None:
     assert said in two("promote", *arguments, "--yes", code=2).err
+
+
+def test_share_of_the_requests_needs_a_cluster(two: Project) -> None:
+    for command in (
+        ("traffic", "--release", "1", "--weight", "10", "--yes"),
+        ("traffic",),
+        ("promote", "--from", "local", "--env", "production", "--weight", "10", "--yes"),
+    ):
+        ran = two(*command, code=2)
+        assert "is no Kubernetes environment" in ran.err, ran
+    assert "belong to --weight" in two("traffic", "--release", "1", code=2).err

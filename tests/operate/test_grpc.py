@@ -28,6 +28,7 @@ from treadle.base.errors import UsageError
 from treadle.operate import counters
 from treadle.operate import grpc as served
 from treadle.operate.codec import proto
+from treadle.operate.http.listener import Certificates
 from treadle.operate.limits import Limits
 from treadle.operate.metrics import Metrics
 from treadle.operate.model import loaded as model
@@ -329,21 +330,20 @@ def test_the_token_is_asked_of_all_but_a_probe(plane: Plane) -> None:
     session(plane, work, token="s3cret")
 
 
-def test_a_drain_finishes_what_is_in_flight_and_accepts_nothing_more(
-    plane: Plane, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(served, "AGE_S", 1)
+def test_a_drain_finishes_what_is_in_flight_and_accepts_nothing_more(plane: Plane) -> None:
     gate = Gate(plane)
 
     async def work(ask: Asker, server: served.Server) -> None:
         staying = asyncio.ensure_future(_answered(ask.infer([5, 2])))
         await gate.wait()
-        drained = asyncio.ensure_future(server.drain(30))
-        await asyncio.sleep(0.2)
+        drained = asyncio.ensure_future(server.drain(30, others=True))
+        async with aio.insecure_channel(f"127.0.0.1:{server.port}", options=ALONE) as soon:
+            assert (await Asker(soon)("ServerLive")).live  # until others listen
+        await asyncio.sleep(served.HANDOVER_S)
         async with aio.insecure_channel(f"127.0.0.1:{server.port}", options=ALONE) as late:
             assert (await status(Asker(late).infer([1, 2])))[0] == "UNAVAILABLE"
-        await asyncio.sleep(1.5)
-        assert not drained.done()  # its connection is old enough, but has a call
+        await asyncio.sleep(served.LINGER_S)
+        assert not drained.done()  # its client was told to go, but has a call
         gate.open.set()
         assert (await staying).outputs[0].contents.fp64_contents[:] == [5]
         await drained
@@ -434,7 +434,7 @@ def test_a_server_without_the_extra_says_what_to_install(folder: Path, lacking: 
 # ---- TLS -----------------------------------------------------------------------------------------
 
 
-def certificate(folder: Path, name: str) -> served.Certificate:
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
     """A certificate of its own authority, for localhost."""
     x509 = pytest.importorskip("cryptography.x509")
     from cryptography.hazmat.primitives import hashes, serialization
@@ -452,31 +452,31 @@ def certificate(folder: Path, name: str) -> served.Certificate:
         .sign(key, hashes.SHA256())
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
-    files = served.Certificate(folder / "chain.pem", folder / "key.pem")
-    files.chain.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    assert files.key is not None
-    files.key.write_bytes(key.private_bytes(
+    chain, private = folder / "chain.pem", folder / "key.pem"
+    chain.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ))  # fmt: skip
-    return files
+    return chain, private
 
 
 def test_tls_takes_a_new_certificate_when_its_files_change(plane: Plane, tmp_path: Path) -> None:
-    files = certificate(tmp_path / "tls", "first")
-    first = files.chain.read_bytes()
+    chain, key = certificate(tmp_path / "tls", "first")
+    first = chain.read_bytes()
 
     async def work(ask: Asker, server: served.Server) -> None:
         assert (await ask("ServerLive")).live
         certificate(tmp_path / "tls", "second")
-        later = files.chain.stat().st_mtime + 10
-        for path in (files.chain, files.key):
+        later = chain.stat().st_mtime + 10
+        for path in (chain, key):
             os.utime(path, (later, later))
-        trusted = grpc.ssl_channel_credentials(files.chain.read_bytes())
+        trusted = grpc.ssl_channel_credentials(chain.read_bytes())
         address = f"localhost:{server.port}"
         async with aio.secure_channel(address, trusted, options=ALONE) as channel:
             assert (await Asker(channel)("ServerLive")).live
 
-    session(plane, work, certificate=files, credentials=grpc.ssl_channel_credentials(first))
+    tls = Certificates(str(chain), str(key), protocols=("h2",))
+    session(plane, work, tls=tls, credentials=grpc.ssl_channel_credentials(first))
 
 
 def test_a_worker_tells_grpc_of_all_workers_and_not_of_itself_alone(sklearn_folder: Path) -> None:

@@ -134,7 +134,7 @@ def test_variables_of_others_are_left_alone() -> None:
     assert found == Options(model=Path("/m"))
 
 
-def test_a_token_comes_from_its_file_or_its_variable_and_is_not_shown(tmp_path: Path) -> None:
+def test_45_a_token_comes_from_its_file_or_its_variable_and_is_not_shown(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret=\n")
     by_file = read("/m", "--token-file", str(tmp_path / "token"))
     assert by_file.token == read("/m", TREADLE_TOKEN="s3cret=").token == "s3cret="

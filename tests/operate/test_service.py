@@ -200,7 +200,7 @@ def test_a_failing_model_is_500_with_a_request_id_and_the_cause_only_in_the_log(
     asking(body, loaded=with_call(loaded, broken))
 
 
-def test_a_model_that_is_too_slow_is_504_and_a_full_queue_503(
+def test_33_a_model_that_is_too_slow_is_504_and_a_full_queue_503(
     asking: Any, loaded: model.LoadedModel
 ) -> None:
     def slow(data: Any, _params: Any) -> Any:
@@ -250,6 +250,72 @@ def test_who_looks_around_finds_what_is_there(asking: Any) -> None:
         assert json.loads(reply.body)[0]["name"] == "flights"
 
     asking(body)
+
+
+def test_json_is_not_taken_for_the_values_of_a_tensor(asking: Any) -> None:
+    """Its length may be that of some numbers."""
+
+    async def body(ask: Asked) -> None:
+        for kind, words in (
+            ("application/json", "the JSON that the Content-Type announces"),
+            ("application/octet-stream", "only a model of one input takes a body of values alone"),
+        ):
+            given = {"content-type": kind, "inference-header-content-length": "0"}
+            reply, _ = await ask("POST", "/v2/models/flights/infer", {"inputs": []}, given)
+            assert reply.status == 400
+            assert words in json.loads(reply.body)["error"]
+
+    asking(body)
+
+
+def test_every_answer_says_which_model_and_which_request(asking: Any) -> None:
+    async def body(ask: Asked) -> None:
+        for method, path, given in (
+            ("GET", "/ping", None), ("GET", "/", None), ("GET", "/metrics", None),
+            ("GET", "/v2", None), ("GET", "/openapi.json", None), ("GET", "/nowhere", None),
+            ("POST", "/v2/repository/index", {}), ("POST", "/invocations", {"inputs": []}),
+            ("POST", "/ping", {}),
+        ):  # fmt: skip
+            _, headers = await ask(method, path, given, {"x-request-id": "mine"})
+            assert headers["x-model-version"] == "7", path
+            assert headers["x-request-id"] == "mine", path
+
+    asking(body)
+
+
+def test_06_nobody_is_ready_before_the_model_has_answered_its_example(
+    loaded: model.LoadedModel,
+) -> None:
+    async def inside() -> None:
+        metrics = Metrics()
+        metrics.shared.header[counters.READY] = 1
+        fails = [True]
+
+        def call(data: Any, _params: Any) -> Any:
+            if fails:
+                raise RuntimeError("not yet")
+            return np.zeros((len(data), 2))
+
+        plane = Plane(with_call(loaded, call), Identity(model="flights"), watch=metrics)
+        ask = Asked(Predictor(plane, metrics))
+
+        async def asked(expected: int) -> None:
+            for path in ("/v2/health/ready", "/v2/models/flights/ready"):
+                assert (await ask("GET", path, None, {}))[0].status == expected
+            assert (await ask("GET", "/v2/health/live", None, {}))[0].status == 200
+
+        try:
+            await asked(503)
+            with pytest.raises(Exception, match="not yet|failed"):
+                plane.warm()
+            await asked(503)  # a model that fails its example never gets ready
+            fails.clear()
+            plane.warm()
+            await asked(200)
+        finally:
+            ask.service.close()
+
+    asyncio.run(inside())
 
 
 def test_not_ready_is_503_on_every_ready_path(asking: Any) -> None:

@@ -533,6 +533,25 @@ def test_counters_add_up_over_workers_and_over_a_replacement(serve: Callable[...
     assert len({key for key in found if key[0] == "treadle_worker_resident_memory_bytes"}) == 2
 
 
+def test_captured_requests_of_all_workers_are_told_by_any(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    served = serve("--workers", "2", "--capture", str(tmp_path / "capture"))
+    served.until(2)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+
+    def captured() -> float:
+        """Of one worker alone, as it is one connection."""
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        found = re.search(r"^treadle_captured_requests_total (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else -1
+
+    load(served.port, 6, 20, lambda: None)
+    wait_for(lambda: captured() == 120)
+    connection.close()
+
+
 def test_while_a_worker_is_missing_the_others_say_that_they_are_not_ready(
     serve: Callable[..., Served],
 ) -> None:

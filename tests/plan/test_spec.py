@@ -267,6 +267,20 @@ def test_gpus_that_are_neither_are_one_mistake(tmp_path, gpus):
     assert "`all` or a number" in said
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("replicas: 2..4, scale_down_stabilization: soon", "is no duration"),
+        ("replicas: 2..4, scale_down_stabilization: 2h", "at most 1h"),
+        ("replicas: 2, scale_down_stabilization: 1m", "for a range of replicas"),
+    ],
+)
+def test_scale_down_stabilization_that_cannot_be_is_one_mistake(tmp_path, more, words):
+    text = f"    target: kubernetes\n    context: minikube\n    state: checkout\n    {more}\n"
+    (said,) = mistakes(tmp_path, changed(PROCESS, text.replace(", ", "\n    ")))
+    assert words in said
+
+
 def test_decay_without_truth_is_a_mistake_with_the_fix(tmp_path):
     text = changed("  truth:\n    data: arrivals\n    matures: 1d\n", "")
     (found,) = mistakes(tmp_path, text)
@@ -554,3 +568,39 @@ def test_any_json_is_a_spec_or_a_spec_error(tmp_path, value):
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_spec_error(tmp_path, data):
     assert outcome(tmp_path, data)[0] is None
+
+
+CLUSTER = "    target: kubernetes\n    context: minikube\n    state: checkout\n"
+
+
+def test_route_and_who_reads_metrics_are_read(tmp_path):
+    more = (
+        "    route: {gateway: infra/public, path: /flights}\n    prometheus: {namespace: metrics}\n"
+    )
+    found = load(written(tmp_path, changed(PROCESS, CLUSTER + more))).deploy["zebra"]
+    assert (found.route.gateway, found.route.path, found.route.host) == ("infra/public", "/flights", None)  # fmt: skip
+    assert found.prometheus.namespace == "metrics"
+    assert found.prometheus.labels == {"app.kubernetes.io/name": "prometheus"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "route: {gateway: a/b/c}",
+            "deploy.zebra.route.gateway: gateway is NAME or NAMESPACE/NAME",
+        ),
+        ("route: {host: flights.example.com}", "`gateway` is missing"),
+        ("route: {gateway: public, host: 'http://x'}", "deploy.zebra.route.host: host is a name"),
+        ("route: {gateway: public, path: flights}", "deploy.zebra.route.path: path begins with /"),
+        ("route: {gateway: public, paht: /flights}", "did you mean `path`"),
+        ("prometheus: {namespace: A B}", "deploy.zebra.prometheus.namespace: namespace is a name"),
+        ("cpu: 1 core", "deploy.zebra.cpu: a quantity is a number"),
+        ("memory: 1gb", "deploy.zebra.memory: a quantity is a number"),
+        ("memory: '0'", "deploy.zebra.memory: memory is more than nothing"),
+        ("resources: {example.com/fpga: some}", "a quantity is a number"),
+    ],
+)
+def test_mistakes_of_a_cluster_are_one_each_where_they_stand(tmp_path, line, words):
+    (said,) = mistakes(tmp_path, changed(PROCESS, f"{CLUSTER}    {line}\n"))
+    assert words in said, said

@@ -62,7 +62,10 @@ class Served:
 Serve = Callable[..., Served]
 
 
-def start(folder: Path, home: Path, *arguments: str, grpc: bool = False, **environ: str) -> Served:
+def start(
+    folder: Path, home: Path, *arguments: str, grpc: bool = False, python: str = sys.executable,
+    **environ: str,
+) -> Served:  # fmt: skip
     home.mkdir(parents=True, exist_ok=True)
     log = home / "server.log"
     more = list(arguments)
@@ -71,7 +74,7 @@ def start(folder: Path, home: Path, *arguments: str, grpc: bool = False, **envir
         more += ["--grpc-port", str(grpc_port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "treadle.operate", "serve", str(folder), "--port", "0",
+            [python, "-P", "-m", "treadle.operate", "serve", str(folder), "--port", "0",
              "--name", "demo", "--release", "7", "--instance", "abc", *more],
             stdout=output, stderr=output, env={**os.environ, **environ},
         )  # fmt: skip

@@ -88,6 +88,14 @@ def test_json_instead_of_binary(client: Client, linear: Served) -> None:
     same(outputs(told)["double"], X + X)
 
 
+def test_a_body_of_the_clients_bytes_alone(client: Client, linear: Served) -> None:
+    """Triton's raw binary request: the answer is bytes too, of as many rows as the body held."""
+    told = ask(client, linear, "http", {"do": "raw", "array": packed(X)})[0]
+    same(outputs(told)["double"], X + X)
+    wrong = ask(client, linear, "http", {"do": "raw", "array": packed(X[0, :2])})[0]
+    assert wrong["status"] == "400" and "a multiple of 12 bytes" in wrong["message"]
+
+
 VALUES: dict[str, list[Any]] = {
     "i8": [-128, 0, 127], "i16": [-32768, 0, 32767], "i32": [-(2**31), 0, 2**31 - 1],
     "i64": [-(2**63), 2**53 + 1, 2**63 - 1], "u8": [0, 1, 255], "u16": [0, 1, 65535],

@@ -58,5 +58,34 @@ def registry() -> str:
     return found
 
 
+@functools.cache
+def python_image() -> str:
+    """A small image with Python in it, pushed where the cluster pulls from, by digest."""
+    from tests.support import base_image, images
+
+    from treadle.base.image import Blob, Descriptor
+    from treadle.clients.oci.layout import Layout
+    from treadle.clients.oci.reference import Reference
+    from treadle.clients.oci.registry import Registry
+
+    images.require("base")
+    os.environ["TREADLE_INSECURE_REGISTRIES"] = registry()
+    layout = Layout(base_image.layout())
+    (tag,) = layout.tags()
+    manifest = layout.manifest(tag)
+    name = Reference.parse(f"{registry()}/tests/python")
+    place = Registry(name)
+    try:
+        for one in (manifest.plain["config"], *manifest.plain["layers"]):
+            told = Descriptor(one["mediaType"], one["digest"], one["size"])
+            place.put_blob(
+                Blob(told, lambda told=told: layout.open_blob(told.digest, told.size_bytes))
+            )
+        place.put_manifest(manifest.data, manifest.media_type, "latest")
+    finally:
+        place.close()
+    return str(name.at(manifest.digest))
+
+
 def connect() -> ApiCluster:
     return ApiCluster(context())

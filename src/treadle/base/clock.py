@@ -80,6 +80,7 @@ def ulid() -> str:
 
 
 _PAIRS = [a + b for a in _CROCKFORD for b in _CROCKFORD]
+_BYTES = [pair.encode() for pair in _PAIRS]
 
 
 class Ulids:
@@ -116,6 +117,16 @@ class Ulids:
             number = 0
         self._next = number + 1
         return self._head + _PAIRS[number >> 10] + _PAIRS[number & 1023]
+
+    def several(self, prefix: str, count: int) -> list[bytes]:
+        """The next so many (at most 2^20), each behind `prefix`."""
+        if self._next + count > self._end:
+            self.refresh()
+        begin = self._next
+        self._next = begin + count
+        head = (prefix + self._head).encode()
+        pairs = _BYTES
+        return [head + pairs[n >> 10] + pairs[n & 1023] for n in range(begin, begin + count)]
 
 
 def elapsed() -> float:

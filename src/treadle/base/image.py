@@ -18,7 +18,7 @@ from treadle.base.digest import digest as digest_of
 from treadle.base.digest import digest_bytes
 from treadle.base.errors import StateCorrupt, UsageError
 
-Purpose = Literal["serve", "train", "hub"]
+Purpose = Literal["serve", "batch", "train", "hub"]
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"

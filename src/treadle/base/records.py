@@ -321,6 +321,7 @@ DecisionKind = Literal[
     "approve",
     "retrain",
     "deploy",
+    "traffic",
     "accept",
     "conflict",
 ]

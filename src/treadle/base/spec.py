@@ -11,11 +11,18 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from treadle.base import quantity
 from treadle.base.clock import duration_s
 
 Task = Literal["binary", "multiclass", "regression"]
 PLATFORMS = ("linux/amd64", "linux/arm64")
+REMOTE = re.compile(
+    r"(?P<kind>claim|s3)://(?P<name>[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?)/(?P<path>.*)"
+)
+"""Where a pod reads and writes: a path on a claim, a key in a bucket."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?/?")
+_DNS_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
 
 def _section(cls: type) -> type:
@@ -215,6 +222,48 @@ class DockerTarget:
 
 @_section
 @dataclass(frozen=True)
+class Route:
+    """A way in from outside the cluster, through a gateway (an HTTPRoute of Gateway API)."""
+
+    gateway: str
+    """`NAMESPACE/NAME`, or the NAME of one in the environment's own namespace."""
+    host: str | None = None
+    """The name that clients ask for, such as flights.example.com; by default all of the gateway's."""
+    path: str = "/"
+    """What the paths begin with there; the server itself sees them without it."""
+    proxies: str | None = None
+    """The namespace of the gateway's own pods, which are let in; by default that of the gateway."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(rf"({_DNS_LABEL}/)?{_DNS_LABEL}(\.{_DNS_LABEL})*", self.gateway):
+            raise ValueError(f"gateway is NAME or NAMESPACE/NAME, not {self.gateway}")
+        if self.host is not None and not re.fullmatch(
+            rf"(\*\.)?{_DNS_LABEL}(\.{_DNS_LABEL})*", self.host
+        ):
+            raise ValueError(f"host is a name such as flights.example.com, not {self.host}")
+        if not re.fullmatch(r"/|(/[A-Za-z0-9._~-]+)+", self.path):
+            raise ValueError(f"path begins with / and ends without one, not {self.path}")
+        if self.proxies is not None and not re.fullmatch(_DNS_LABEL, self.proxies):
+            raise ValueError(f"proxies is the name of a namespace, not {self.proxies}")
+
+
+@_section
+@dataclass(frozen=True)
+class Prometheus:
+    """Who reads the metrics of the pods, where the cluster has a Prometheus Operator."""
+
+    namespace: str = "monitoring"
+    """Where its pods run."""
+    labels: dict[str, str] = field(default_factory=lambda: {"app.kubernetes.io/name": "prometheus"})
+    """What its pods are known by."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(_DNS_LABEL, self.namespace):
+            raise ValueError(f"namespace is a name in Kubernetes, not {self.namespace}")
+
+
+@_section
+@dataclass(frozen=True)
 class KubernetesTarget:
     """Pods behind a Service on a cluster."""
 
@@ -224,12 +273,14 @@ class KubernetesTarget:
     state: Literal["checkout"]
     """`checkout`: this checkout turns the loop and keeps its ledger; the cluster serves."""
     image: str | None = None
-    """`registry/name` that the cluster pulls from; without it the image is loaded into the node of
-    a local cluster (minikube, kind)."""
+    """`registry/name` that the cluster pulls from; without it the image is loaded into the nodes of
+    a local cluster (minikube, kind, k3d, k3s)."""
     namespace: str | None = None
     """By default the project's name."""
     replicas: int | str = 2
     """A number, or a range such as 2..8 that the load decides in."""
+    scale_down_stabilization: str | None = None
+    """How long load must have been less before replicas are taken away; by default 5m."""
     workers: int = 1
     """Server processes in each pod."""
     cpu: str = "250m"
@@ -245,22 +296,55 @@ class KubernetesTarget:
     labels: dict[str, str] = field(default_factory=dict)
     token_secret: str | None = None
     """A Secret whose key `token` every request must bear."""
+    route: Route | None = None
+    """How it is reached from outside the cluster; by default not at all."""
+    prometheus: Prometheus = field(default_factory=Prometheus)
+    """Let in to read metrics, where the cluster has a Prometheus Operator."""
 
     def __post_init__(self) -> None:
         text = str(self.replicas)
         match = re.fullmatch(r"([1-9]\d*)(?:\.\.([1-9]\d*))?", text)
         if match is None or (match[2] and int(match[2]) <= int(match[1])):
             raise ValueError(f"replicas are a number from 1 on or a range such as 2..8, not {text}")
+        if self.scale_down_stabilization is not None:
+            if not match[2]:
+                raise ValueError("scale_down_stabilization is for a range of replicas such as 2..8")
+            seconds = duration_s(self.scale_down_stabilization)
+            if seconds > 3600 or seconds % 1:
+                raise ValueError("scale_down_stabilization is whole seconds, at most 1h")
         if not 1 <= self.workers <= 64:
             raise ValueError(f"workers are a number from 1 to 64, not {self.workers}")
         if self.gpus < 0:
             raise ValueError(f"gpus are a number from 0 on, not {self.gpus}")
+        for name, text in {"cpu": self.cpu, "memory": self.memory, **self.resources}.items():
+            if quantity.canonical(text) == "0":
+                raise ValueError(f"{name} is more than nothing, not {text}")
+
+
+@_section
+@dataclass(frozen=True)
+class S3Section:
+    """How pods reach the object store of `s3://` names."""
+
+    secret: str
+    """A Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN)."""
+    endpoint: str | None = None
+    """`https://HOST[:PORT]` of a store that is not Amazon's."""
+    region: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.endpoint is not None and not _ENDPOINT.fullmatch(self.endpoint):
+            raise ValueError(f"endpoint is http(s)://HOST[:PORT], not {self.endpoint}")
 
 
 @_section
 @dataclass(frozen=True)
 class BatchTarget:
-    """The champion of another environment over files, by `up` or on a schedule."""
+    """The champion of another environment over files, by `up` or on a schedule.
+
+    Where input and output are `claim://NAME/PATH` or `s3://BUCKET/PATH`, a Job on the cluster of
+    that environment scores, with `at:` a CronJob; else this machine does.
+    """
 
     target: Literal["batch"]
     of: str
@@ -268,6 +352,24 @@ class BatchTarget:
     output: str
     at: str | None = None
     """Five cron fields or `HH:MM`, then a time zone: `05:00 Europe/Berlin`; by default each `up`."""
+    size: str | None = None
+    """On a cluster: claims that are not there are made, this large (`5Gi`)."""
+    s3: S3Section | None = None
+    deadline: str = "1h"
+    """On a cluster: a scoring that takes longer is ended, and has failed."""
+    cpu: str = "250m"
+    memory: str = "1Gi"
+    """On a cluster: what the pod is given, of memory also the most that it may take."""
+
+    def __post_init__(self) -> None:
+        _check_duration(self.deadline)
+        if self.size is not None and not re.fullmatch(r"[1-9]\d*(Mi|Gi|Ti)", self.size):
+            raise ValueError(f"size is a number with Mi, Gi or Ti (5Gi), not {self.size}")
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether a cluster scores, by where input and output are."""
+        return REMOTE.match(self.input) is not None
 
 
 ServingTarget = ProcessTarget | DockerTarget | KubernetesTarget

@@ -130,6 +130,16 @@ def server(model_name: str, content: str, *, trust_pickle: bool) -> Process:
     )  # fmt: skip
 
 
+def scorer(content: str, *, trust_pickle: bool) -> Process:
+    """The process of a `batch` image: `score` alone suffices, every option is a variable."""
+    told = {"TREADLE_MODEL": MODELS, "TREADLE_FILES": MODEL_FILES, "TREADLE_CONTENT": content}
+    if trust_pickle:
+        told["TREADLE_TRUST_PICKLE"] = "yes"
+    return Process(
+        entrypoint=("python", "-m", "treadle.operate"), command=("score",), environment=told
+    )
+
+
 def toolbox() -> Process:
     """The process of a `train` or `hub` image: the `treadle` command in the project's folder."""
     return Process(

@@ -1,7 +1,7 @@
 """What an image needs to have installed, by purpose: requirements before they are resolved.
 
 serve: what the model pins, and what the server itself imports; neither MLflow nor pandas unless the
-model asks for it. train: the project's own lock, or what its pipeline imports. hub: Treadle and
+model asks for it. batch: that, and what reads and writes files of rows. train: the project's own lock, or what its pipeline imports. hub: Treadle and
 MLflow.
 """
 
@@ -19,6 +19,8 @@ from treadle.base.errors import UsageError
 
 SERVER = ("httptools", "msgspec", "numpy", "ruamel.yaml", "uvloop")
 """What `treadle.operate` imports besides the model's own library (a test reads sys.modules)."""
+SCORER = ("pandas", "pyarrow")
+"""What `treadle.operate.scoring` imports besides: pyarrow also speaks to the object store."""
 _NATIVE = frozenset({"sklearn", "xgboost", "lightgbm", "onnx", "pytorch"})
 _BUILDERS = re.compile(r"mlflow([-_](skinny|tracing))?")
 _VERSION = re.compile(r"(\d+!)?\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?")
@@ -56,6 +58,14 @@ def serve(pinned: Sequence[str], flavor: str | None) -> Needs:
     named = {name_of(one) for one in kept}
     kept += [name for name in SERVER if name not in named]
     return Needs(tuple(sorted(kept)), tuple(notes))
+
+
+def batch(pinned: Sequence[str], flavor: str | None) -> Needs:
+    """What scores files: the server's needs, and those of reading and writing rows."""
+    found = serve(pinned, flavor)
+    named = {name_of(one) for one in found.requirements}
+    more = (name for name in SCORER if name not in named)
+    return Needs(tuple(sorted((*found.requirements, *more))), found.notes)
 
 
 def train(

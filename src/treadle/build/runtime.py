@@ -7,15 +7,17 @@ from pathlib import Path
 
 import treadle
 from treadle.base.digest import digest_file
+from treadle.base.image import Purpose
 from treadle.build import bytecode
 from treadle.build.layer import Entry
 
 _SERVER = ("__init__.py", "base", "operate")
+_SERVING = frozenset({"serve", "batch"})
 
 
-def files(*, whole: bool) -> dict[str, Path]:
-    """Path below site-packages → file: what a `serve` image has, or the whole package."""
-    root = Path(treadle.__file__).parent
+def files(purpose: Purpose) -> dict[str, Path]:
+    """Path below site-packages → file: the model server, or for other purposes the whole package."""
+    root, whole = Path(treadle.__file__).parent, purpose not in _SERVING
     found = {}
     for path in _walk(root, None if whole else _SERVER):
         found[f"treadle/{path.relative_to(root).as_posix()}"] = path

@@ -15,12 +15,12 @@ from treadle.cli.output import Console, common, table
 @click.argument("folder", metavar="[MODEL_DIR]", required=False, type=click.Path(path_type=Path))
 @ENVIRONMENT
 @click.option(
-    "--for", "purpose", type=click.Choice(["serve", "train", "hub"]), default="serve",
-    show_default=True, help="What the image does: answer, train, or turn the loop on a cluster.",
+    "--for", "purpose", type=click.Choice(["serve", "batch", "train", "hub"]), default="serve",
+    show_default=True, help="What the image does: answer, score files, train, or turn the loop on a cluster.",
 )  # fmt: skip
 @click.option(
     "--output", metavar="WHERE",
-    help="registry/name[:tag], oci:DIR, tar:FILE, docker[:name[:tag]], minikube or kind.",
+    help="registry/name[:tag], oci:DIR, tar:FILE, docker[:name[:tag]], minikube, kind, k3d or k3s (:NAME of the cluster).",
 )  # fmt: skip
 @click.option("--platform", "platforms", help="linux/amd64,linux/arm64 (default: this machine's).")
 @click.option("--base", help="The image it is laid on, instead of `build: {base: …}`.")

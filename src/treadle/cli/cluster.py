@@ -16,16 +16,24 @@ from treadle.cli.output import Console, common
     "--output", metavar="DIR|-", default="-", show_default=True,
     help="A folder, a file for each object; - for standard output.",
 )  # fmt: skip
+@click.option(
+    "--api-versions", "-a", "versions", multiple=True, metavar="GROUP/VERSION",
+    help="An API that the cluster has beside its own, as monitoring.coreos.com/v1 or "
+    "gateway.networking.k8s.io/v1; no cluster is asked.",
+)  # fmt: skip
 @common
-def render(*, environment: str | None, output: str, console: Console) -> int:
+def render(
+    *, environment: str | None, output: str, versions: tuple[str, ...], console: Console
+) -> int:
     """The champion's Kubernetes objects as YAML: the same bytes on every machine. Nothing is sent."""
     from treadle.loop.manifests import render as rendered
     from treadle.loop.project import open_project
 
     project = open_project(create=False, report=console.report)
-    found = rendered(project, project.environment(environment))
+    given = [one.strip() for some in versions for one in some.split(",") if one.strip()]
+    found = rendered(project, project.environment(environment), given)
     for words in found.left_out:
-        console.line(f"left out: {words}")
+        console.line(f"left out: {words} (--api-versions says that it is)")
     if output == "-":
         console.result({"objects": found.objects}, found.text.rstrip("\n"))
         return 0

@@ -1,4 +1,4 @@
-"""`approve`, `promote` and `rollback`: a person's moves."""
+"""`approve`, `promote`, `rollback` and `traffic`: a person's moves."""
 
 from __future__ import annotations
 
@@ -39,6 +39,13 @@ def approve(
 @click.option(
     "--release", "number", type=click.IntRange(1), help="A release of it; by default its champion."
 )
+@click.option(
+    "--weight", type=click.IntRange(1, 99), metavar="PERCENT",
+    help="Only a share of the requests, beside the champion (Kubernetes; then: treadle traffic).",
+)  # fmt: skip
+@click.option(
+    "--pods", type=click.IntRange(2), help="Of both together, where pods divide the requests."
+)
 @click.option("--reason", default="", help="Why; it stands in the ledger under your name.")
 @click.option("--dry-run", is_flag=True, help="Only the preview.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -48,6 +55,8 @@ def promote(
     source: str,
     environment: str | None,
     number: int | None,
+    weight: int | None,
+    pods: int | None,
     reason: str,
     dry_run: bool,
     yes: bool,
@@ -57,9 +66,12 @@ def promote(
     nothing is trained or built again."""
     from treadle.loop import promotion
 
+    if pods is not None and weight is None:
+        raise click.UsageError("--pods belongs to --weight")
+    share = None if weight is None else promotion.Share(weight, pods)
     project = open_project(create=False, write=True, report=console.report)
     source, name = project.environment(source), project.environment(environment)
-    would = promotion.preview(project, source, name, number)
+    would = promotion.preview(project, source, name, number, share)
     if dry_run:
         console.result(would, would.words)
         return 0
@@ -67,7 +79,7 @@ def promote(
         console.line(would.words)
         if not console.ask("promote?", "--yes"):
             return 1
-    done = promotion.promote(project, source, name, number, reason)
+    done = promotion.promote(project, source, name, number, reason, share)
     console.result(done, f"{done.words}\n\nnext: treadle status --env {done.environment}")
     return 0
 
@@ -106,4 +118,59 @@ def rollback(
             return 1
     done = roll_back(project, name, preview.release, reason)
     console.result(done, f"{preview.text}\n\n{done.words}\n\nnext: treadle status")
+    return 0
+
+
+@click.command()
+@ENVIRONMENT
+@click.option(
+    "--release", "number", type=click.IntRange(1),
+    help="The release beside the champion; by default the one that has a share.",
+)  # fmt: skip
+@click.option(
+    "--weight", type=click.IntRange(0, 100), metavar="PERCENT",
+    help="Its share; 0 gives all back to the champion, 100 makes it champion.",
+)  # fmt: skip
+@click.option(
+    "--pods", type=click.IntRange(2), help="Of both together, where pods divide the requests."
+)
+@click.option("--reason", default="", help="Why; it stands in the ledger under your name.")
+@click.option("--dry-run", is_flag=True, help="Only the preview.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common
+def traffic(
+    *,
+    environment: str | None,
+    number: int | None,
+    weight: int | None,
+    pods: int | None,
+    reason: str,
+    dry_run: bool,
+    yes: bool,
+    console: Console,
+) -> int:
+    """Divide the requests of a Kubernetes environment between the champion and another release;
+    without --weight: how they are divided now."""
+    from treadle.loop import traffic as shares
+
+    if weight is None and (number is not None or pods is not None):
+        raise click.UsageError("--release and --pods belong to --weight")
+    if weight is None:
+        project = open_project(create=False, report=console.report)
+        now = shares.present(project, project.environment(environment))
+        console.result(now, now.words)
+        return 0
+    project = open_project(create=False, write=True, report=console.report)
+    name = project.environment(environment)
+    asked = shares.Asked(number, weight, pods, reason)
+    would = shares.preview(project, name, asked)
+    if dry_run:
+        console.result(would, would.words)
+        return 0
+    if not yes:
+        console.line(would.words)
+        if not console.ask("divide the requests so?", "--yes"):
+            return 1
+    done = shares.shift(project, name, asked)
+    console.result(done, f"{done.words}\n\nnext: treadle status --env {name}")
     return 0

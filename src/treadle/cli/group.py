@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "The champion of one environment to another: the same image, no rebuild.",
     ),
     "rollback": ("decide:rollback", "Back to the previous (or a named) release; no retraining."),
+    "traffic": ("decide:traffic", "A share of the requests for another release (Kubernetes)."),
     "logs": ("service:logs", "The model server's log."),
     "down": ("service:down", "Stop the service; nothing recorded is lost."),
     "gc": ("state:gc", "Delete blobs that nothing needs any more."),

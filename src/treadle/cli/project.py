@@ -52,15 +52,27 @@ def init(*, folder: Path, yes: bool, ci: str | None, dry_run: bool, console: Con
 
 @click.command()
 @ENVIRONMENT
+@click.option("--no-probe", is_flag=True, help="With --env: start no pods to find out more.")
 @common
-def doctor(*, environment: str | None, console: Console) -> int:
+def doctor(*, environment: str | None, no_probe: bool, console: Console) -> int:
     """Check python, git, disk, network file system, MLflow, docker, cluster: ok, or what is missing
     and the command that fixes it; with --env what its cluster has and lacks."""
     from treadle.loop.doctor import examine, examine_environment
 
-    checks = examine_environment(environment) if environment else examine(Path.cwd())
-    rows = [(c.state, c.name, c.found, c.fix or "") for c in checks]
-    console.result({"checks": checks}, lambda: table(rows, ("", "what", "found", "fix")))
+    if no_probe and not environment:
+        raise click.UsageError("--no-probe is about the cluster of an environment: --env NAME")
+    if environment:
+        checks = examine_environment(environment, probes=not no_probe, report=console.report)
+    else:
+        checks = examine(Path.cwd())
+    below = [c.fix for c in checks if c.fix and "\n" in c.fix]  # YAML, to be applied
+
+    def render() -> str:
+        fixes = ["kubectl apply what stands below" if c.fix in below else c.fix for c in checks]
+        rows = [(c.state, c.name, c.found, fix or "") for c, fix in zip(checks, fixes, strict=True)]
+        return "\n\n".join([table(rows, ("", "what", "found", "fix")), *below])
+
+    console.result({"checks": checks}, render)
     return 1 if any(c.state == "missing" for c in checks) else 0
 
 

@@ -1,6 +1,6 @@
 """A command in a container, through the API server: `pods/exec` over WebSocket.
 
-The same login and TLS as for every other request (lightkube's, of the kubeconfig). A frame's first
+The same login, TLS and proxy as for every other request. A frame's first
 byte is its channel: 1 is standard output, 2 standard error, 3 the status at the end, as JSON. Without
 a status nobody knows how the command ended: then the connection was cut off.
 
@@ -10,7 +10,9 @@ Source: Kubernetes KEP-4006, subprotocols v4.channel.k8s.io and v5.channel.k8s.i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
@@ -32,8 +34,25 @@ class NotUpgraded(Exception):
         self.status, self.body = status, body
 
 
+@dataclass(frozen=True)
+class Way:
+    """How the API server is reached."""
+
+    server: str
+    tls: ssl.SSLContext
+    """What is trusted, and the certificate that is shown."""
+    login: Any = field(default=None, repr=False)
+    """The client's: a flow of requests (httpx2.Auth)."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """With a login's token, where that is known."""
+    name: str | None = None
+    """The server's, for TLS; by default that of its address."""
+    proxy: str | None = None
+    """By default that of the environment's variables."""
+
+
 def run(
-    config: Any, path: str, command: Sequence[str], *, container: str, what: str
+    way: Way, path: str, command: Sequence[str], *, container: str, what: str
 ) -> Iterator[bytes]:
     """What the command writes to standard output, as it comes.
 
@@ -48,7 +67,7 @@ def run(
         ) from None
     said = b""
     try:
-        with _connected(config, path, command, container) as connection:
+        with _connected(way, path, command, container) as connection:
             while True:
                 frame = connection.recv(timeout=_SILENCE_S)
                 if isinstance(frame, str):
@@ -61,7 +80,8 @@ def run(
                 elif channel == bytes([_STATUS]):
                     _ended(data, said, what)
                     return
-    except (WebSocketException, OSError, EOFError) as error:  # TimeoutError is an OSError
+    # TimeoutError is an OSError; an ImportError is a kind of proxy that needs another library.
+    except (WebSocketException, OSError, EOFError, ImportError) as error:
         raise Unreachable(
             f"{what}: the connection was cut off ({str(error) or type(error).__name__})",
             hint="try again; a pod that has just ended is one reason",
@@ -82,36 +102,35 @@ def _ended(data: bytes, said: bytes, what: str) -> None:
     raise Refused(f"{what} " + (f"ended with {code}: {words}" if code else f"failed: {words}"))
 
 
-def _connected(config: Any, path: str, command: Sequence[str], container: str) -> Any:
+def _connected(way: Way, path: str, command: Sequence[str], container: str) -> Any:
     """The open connection. NotUpgraded: the server answered otherwise, a second login too."""
     import httpx2
-    from lightkube.config.client_adapter import user_auth, verify_cluster
     from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
     from websockets.typing import Subprotocol
 
     query = [("command", word) for word in command]
     query += [("container", container), ("stdout", "true"), ("stderr", "true")]
-    url = f"{str(config.cluster.server).rstrip('/')}{path}?{urlencode(query)}"
+    url = f"{way.server.rstrip('/')}{path}?{urlencode(query)}"
     secure = url.startswith("https:")
-    context = verify_cluster(config.cluster, config.user, config.abs_file) if secure else None
-    # The login is a flow of requests (an exec plugin, a token's file that is read anew): here it is
-    # walked by hand, because the connection that it is for is no request of that client.
-    login = user_auth(config.user)
-    request = httpx2.Request("GET", url)
-    flow = login.sync_auth_flow(request) if login is not None else iter([request])
+    # A login can be a flow of requests (a token's file that is read anew): here it is walked by hand,
+    # because the connection that it is for is no request of that client.
+    request = httpx2.Request("GET", url, headers=dict(way.headers))
+    flow = way.login.sync_auth_flow(request) if way.login is not None else iter([request])
     request = next(flow)
     while True:
         headers = {n: v for n, v in request.headers.items() if n.lower() == "authorization"}
         try:
             return connect(
-                f"ws{url.removeprefix('http')}", ssl=context, additional_headers=headers,
-                subprotocols=[Subprotocol(name) for name in _PROTOCOLS], compression=None,
+                f"ws{url.removeprefix('http')}", ssl=way.tls if secure else None,
+                server_hostname=way.name if secure else None, proxy=way.proxy or True,
+                additional_headers=headers, compression=None,
+                subprotocols=[Subprotocol(name) for name in _PROTOCOLS],
                 open_timeout=_OPEN_S, close_timeout=2, ping_interval=None, max_size=None,
             )  # fmt: skip
         except InvalidStatus as error:
             answer = error.response
-            if login is None:
+            if way.login is None:
                 raise NotUpgraded(answer.status_code, bytes(answer.body or b"")) from None
             try:
                 request = flow.send(httpx2.Response(answer.status_code, request=request))  # type: ignore[union-attr]

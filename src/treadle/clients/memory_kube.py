@@ -11,11 +11,12 @@ import builtins
 import copy
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from treadle.base.errors import Refused, TreadleError
-from treadle.clients.kube import MANAGER, Conflict, Object
+from treadle.clients.kube import MANAGER, Access, Conflict, Object
 
 Program = Callable[[Sequence[str]], tuple[int, bytes, bytes]]
 """A command → its exit code, standard output and standard error."""
@@ -31,7 +32,9 @@ class MemoryCluster:
         self.objects: dict[tuple[str, str | None, str], Object] = {}
         self.log: dict[str, builtins.list[str]] = {}
         self.forbidden: set[tuple[str, str]] = set()
-        """(verb, kind) that we may not; of a part of it `v1/Pod/exec`."""
+        """(verb, kind) that we may not; of a part of a kind: `v1/Pod/log`."""
+        self.custom: set[str] = set()
+        """Kinds beside Kubernetes' own."""
         self.programs: dict[str, Program] = {}
         """What runs in a container of a pod, by the pod's name."""
         self._owners: dict[tuple[str, str | None, str], dict[str, set[str]]] = {}
@@ -41,7 +44,9 @@ class MemoryCluster:
 
     # ---- objects ----
 
-    def apply(self, wanted: Object, *, dry_run: bool = False, manager: str = MANAGER) -> Object:
+    def apply(
+        self, wanted: Object, *, dry_run: bool = False, manager: str = MANAGER, force: bool = False
+    ) -> Object:
         """See Cluster."""
         kind = f"{wanted['apiVersion']}/{wanted['kind']}"
         meta = wanted["metadata"]
@@ -61,7 +66,7 @@ class MemoryCluster:
             for path in sorted(paths & held)
             if _at(live, path) != _at(wanted, path)
         ]
-        if clashes:
+        if clashes and not force:
             raise Conflict(
                 f"{wanted['kind']} {meta['name']} has fields that somebody else manages:\n  "
                 + "\n  ".join(clashes)
@@ -80,7 +85,15 @@ class MemoryCluster:
         if dry_run:
             return copy.deepcopy(after)
         self.objects[key] = after
-        self._owners.setdefault(key, {})[manager] = paths
+        owners = self._owners.setdefault(key, {})
+        for other, held in owners.items():
+            if other != manager:
+                held -= {path for path in paths & held if _at(live, path) != _at(wanted, path)}
+        owners[manager] = paths
+        after["metadata"]["managedFields"] = [
+            {"manager": name, "operation": "Apply", "fieldsV1": _fields(held)}
+            for name, held in sorted(owners.items())
+        ]
         if changed and self._grow is not None:
             self._grow(self, after)
         return copy.deepcopy(after)
@@ -116,11 +129,15 @@ class MemoryCluster:
 
     def kinds(self) -> set[str]:
         """See Cluster."""
-        return {"Deployment", "Service", "ConfigMap", "Namespace"}
+        return {"Deployment", "Service", "ConfigMap", "Namespace"} | self.custom
 
     def version(self) -> tuple[int, int]:
         """See Cluster."""
         return 1, 34
+
+    def build(self) -> str:
+        """See Cluster."""
+        return "v1.34.0"
 
     def logs(
         self, namespace: str, pod: str, lines: int, *, previous: bool = False, container: str = ""
@@ -147,10 +164,41 @@ class MemoryCluster:
             said = errors.decode("utf-8", "replace").strip()
             raise Refused(f"{' '.join(command[:5])} in {pod} ended with {code}: {said}")
 
-    def may(self, verb: str, kind: str, namespace: str | None, *, part: str = "") -> bool:
+    def follow(
+        self, namespace: str, pod: str, lines: int, *, since: str = "", container: str = ""
+    ) -> Iterator[tuple[str, str]]:
+        """See Cluster. A line's moment is its number; the end is when the pod is gone or ended."""
+        del container
+        told = 0 if since else max(0, len(self.log.get(pod, [])) - lines)
+        while True:
+            # Looked at before the lines are: what an ending pod says last is not missed.
+            live = self.objects.get(("v1/Pod", namespace, pod))
+            phase = ((live or {}).get("status") or {}).get("phase")
+            for number, line in enumerate(self.log.get(pod, [])[told:], told):
+                if f"{number:09d}" >= since:
+                    yield f"{number:09d}", line
+                told = number + 1
+            if live is None or phase in ("Succeeded", "Failed"):
+                return
+            time.sleep(0.02)
+
+    def may(self, verb: str, kind: str, namespace: str | None) -> bool:
         """See Cluster."""
         del namespace
-        return (verb, f"{kind}/{part}" if part else kind) not in self.forbidden
+        return (verb, kind) not in self.forbidden
+
+    def allowed(self, asked: Iterable[Access], namespace: str) -> set[Access]:
+        """See Cluster."""
+        del namespace
+        return {
+            one
+            for one in asked
+            if (one.verb, f"{one.kind}/{one.part}".rstrip("/")) not in self.forbidden
+        }
+
+    def who(self) -> str:
+        """See Cluster."""
+        return "twin"
 
     def ask(
         self, namespace: str, service: str, port: str, path: str, body: bytes | None
@@ -165,6 +213,16 @@ def _leaves(value: Any, path: str = "") -> builtins.list[str]:
     if isinstance(value, Mapping) and value and path.rpartition("\0")[2] not in _ATOMIC:
         return [leaf for key, item in value.items() for leaf in _leaves(item, f"{path}\0{key}")]
     return [path]
+
+
+def _fields(paths: set[str]) -> Object:
+    """Paths as the server writes them: nested, each name with `f:` before it."""
+    found: Object = {}
+    for path in paths:
+        below = found
+        for step in path.split("\0")[1:]:
+            below = below.setdefault(f"f:{step}", {})
+    return found
 
 
 def _at(value: Any, path: str) -> Any:
@@ -188,5 +246,6 @@ def _drop(target: Object, path: str) -> None:
 
 
 def _bare(one: Object) -> Object:
-    meta = {n: v for n, v in one["metadata"].items() if n not in ("resourceVersion", "generation")}
+    own = ("resourceVersion", "generation", "managedFields")
+    meta = {n: v for n, v in one["metadata"].items() if n not in own}
     return {**{n: v for n, v in one.items() if n != "status"}, "metadata": meta}

@@ -1,1 +1,1 @@
-"""Targets that a release is rolled out to: a supervised process on this machine, batch scoring."""
+"""Targets that a release is rolled out to: a supervised process, containers, a cluster."""

@@ -13,8 +13,41 @@ if TYPE_CHECKING:
     from treadle.base.records import Rollout
     from treadle.base.spec import Capture
 
+How = Literal["replicas", "route"]
+"""How requests are divided between two versions: by their numbers of pods, or at the gateway."""
 Status = Literal["absent", "starting", "serving", "unhealthy", "restarting", "down", "failed"]
 """absent: nothing was deployed, or it was stopped on purpose; down: it should run and does not."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Requests divided between the champion (stable) and another release (the candidate)."""
+
+    release: int
+    """The candidate."""
+    weight: int
+    """The percentage that was asked for."""
+    how: How
+    stable: int
+    """Pods; by route as many as ever (the least, where the load decides)."""
+    candidate: int
+    """Pods."""
+
+    @property
+    def share(self) -> float:
+        """The percentage that the candidate really gets."""
+        if self.how == "route":
+            return float(self.weight)
+        return 100 * self.candidate / (self.stable + self.candidate)
+
+    @property
+    def words(self) -> str:
+        """`release 7 gets 20 % (1 of 5 pods)`, and how that differs from what was asked."""
+        if self.how == "route":
+            return f"release {self.release} gets {self.weight} % of what comes through the gateway"
+        total = self.stable + self.candidate
+        told = f"release {self.release} gets {self.share:.3g} % ({self.candidate} of {total} pods)"
+        return told if abs(self.share - self.weight) < 0.5 else f"{told}; asked: {self.weight} %"
 
 
 @dataclass(frozen=True)
@@ -38,6 +71,8 @@ class Observed:
     """Where what is live is not what was applied, in words."""
     unfinished: bool = False
     """Whether a swap was cut off before the server of the release before was told to leave."""
+    split: Split | None = None
+    """Where another release gets a share of the requests."""
 
     @property
     def serves(self) -> bool:

@@ -9,6 +9,7 @@ baseline    what a release is later compared with
 decide      promotion, a person's approval, rollback
 service     the running service: roll out, status, predict, score, logs, down
 batch       environments that score with another's champion
+cluster_batch  the same, where a cluster scores
 turn        one turn: walks the chain and does the difference; outcome, recovery
 truth       what became known later
 monitor     one look at the traffic: windows, findings, retrain or not

@@ -1,4 +1,7 @@
-"""A batch environment: the champion of another environment over files, by `up` or on a schedule."""
+"""A batch environment: the champion of another environment over files, by `up` or on a schedule.
+
+Here on this machine; where input and output are on a cluster, `cluster_batch` does it there.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from treadle.base.digest import digest
 from treadle.base.errors import UsageError
 from treadle.base.spec import BatchTarget
 from treadle.clients.journal import Changes
+from treadle.loop import cluster_batch
 from treadle.loop.chain import Chain
 from treadle.loop.project import Project
 
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 def plan_batch(chain: Chain) -> None:
     """What a scoring run of this environment would do."""
     target = _target(chain)
+    if target.on_cluster:
+        cluster_batch.plan(chain)
+        return
     champion = chain.champion
     if champion is None:
         chain.add("deploy", chain.environment, "keep", f"{target.of} has no champion to score with")
@@ -31,7 +38,7 @@ def plan_batch(chain: Chain) -> None:
         chain.add("deploy", chain.environment, "wait", f"no file matches {target.input}")
         return
     last = chain.project.journal.get("batch", chain.environment)
-    if last and last["input"] == input_digest(chain, files):
+    if last and last.get("input") == input_digest(chain, files):
         chain.add(
             "deploy",
             chain.environment,
@@ -53,6 +60,8 @@ def turn_batch(chain: Chain, by: str) -> TurnResult:
     from treadle.loop.service import score
 
     project, target = chain.project, _target(chain)
+    if target.on_cluster:
+        return cluster_batch.turn(chain, by)
     result = TurnResult(chain.environment, turned=chain.plan().changes)
     if chain.champion is None:
         raise UsageError(
@@ -123,6 +132,9 @@ def due(project: Project, environment: str, now: datetime) -> bool:
     if target.at is None:
         return False
     last = project.journal.get("batch", environment)
+    if target.on_cluster:  # the CronJob is on time by itself; a new champion is for us to bring
+        champion = project.champion(environment)
+        return champion is not None and (last is None or last["release"] != champion.number)
     return schedule.due(target.at, clock.parse(last["at"]) if last else None, now)
 
 

@@ -34,7 +34,7 @@ def write_context(planned: Planned, about: Subject, folder: Path, base_name: str
         model = {one: about.model_folder / one for one in about.model_files}
     found = dockerfile.context(
         plan, base=name, interpreter=planned.interpreter, wheels=planned.wheels,
-        sources=runtime.files(whole=plan.purpose != "serve"), code=about.code, model=model,
+        sources=runtime.files(plan.purpose), code=about.code, model=model,
         model_files=about.model_files,
     )  # fmt: skip
     with disk_errors(folder):

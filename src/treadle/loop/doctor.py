@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from treadle.base.errors import TreadleError
+from treadle.base.log import Report, silent
 from treadle.loop.project import SPEC_FILE
 
 
@@ -41,13 +42,16 @@ def examine(folder: Path) -> list[Check]:
     return [check(folder) for check in checks]
 
 
-def examine_environment(environment: str) -> list[Check]:
-    """What the cluster of an environment has and lacks; changes nothing."""
-    from treadle.loop.manifests import examine as look
+def examine_environment(
+    environment: str, *, probes: bool = True, report: Report = silent
+) -> list[Check]:
+    """What the cluster of an environment has and lacks; with `probes`, small pods that are deleted
+    again find out what nothing else tells."""
+    from treadle.loop.preflight import examine as look
     from treadle.loop.project import open_project
 
-    project = open_project(create=False)
-    found = look(project, project.environment(environment))
+    project = open_project(create=False, report=report)
+    found = look(project, project.environment(environment), probes=probes)
     return [Check(one.name, one.state, one.found, one.fix) for one in found]
 
 

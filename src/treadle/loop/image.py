@@ -30,9 +30,11 @@ from treadle.clients.files import write_file
 from treadle.clients.journal import Changes
 from treadle.clients.oci import source
 from treadle.loop import subject as subjects
+from treadle.loop.built import Ready
 from treadle.loop.subject import Subject
 
 if TYPE_CHECKING:
+    from treadle.loop.node_store import NodeStore
     from treadle.loop.project import Project
 
 
@@ -105,9 +107,9 @@ def build(
 
     place = project.spec.place(environment)
     release: Release | None = None
-    if wishes.purpose == "serve":
+    if wishes.purpose in ("serve", "batch"):
         release = chosen_release(project, place, number, None)
-        about = subjects.of_release(project, release)
+        about = subjects.of_release(project, release, wishes.purpose)
     elif wishes.purpose == "train":
         about = subjects.of_training(project)
     else:
@@ -116,19 +118,16 @@ def build(
     if output is None:
         output = f"oci:{project.require_state().folder / 'images'}"
     maker = Maker(about, project.spec.build, wishes, folder=project.folder, report=project.report)
-    built, image = maker.build(output, before=_last(project, wishes.purpose, place))
+    built, image = maker.build(
+        output,
+        before=_last(project, wishes.purpose, environment if wishes.purpose == "batch" else place),
+    )
     if image is not None and not wishes.dry_run:
-        _record(project, place, image, release)
+        # What serves and what scores are different images of one release.
+        scores = wishes.purpose == "batch"
+        told = None if scores and environment == place else release
+        _record(project, environment if scores else place, image, told)
     return built
-
-
-@dataclass(frozen=True)
-class Ready:
-    """An image where an engine can run it."""
-
-    reference: str
-    """What the engine knows it by."""
-    digest: str
 
 
 def for_engine(project: Project, place: str, release: Release, target: DockerTarget) -> Ready:
@@ -164,47 +163,29 @@ def for_engine(project: Project, place: str, release: Release, target: DockerTar
     return ready
 
 
-def for_cluster(project: Project, place: str, release: Release, target: KubernetesTarget) -> Ready:
+def for_cluster(
+    project: Project, place: str, release: Release, target: KubernetesTarget,
+    purpose: Purpose = "serve",
+) -> Ready:  # fmt: skip
     """The release's image where the cluster can pull it: in the registry that `image:` names, or
-    loaded into the node of a local cluster, by its context's name."""
-    about = subjects.of_release(project, release)
-    wishes = Wishes(platforms=project.spec.build.platforms, force=True)
+    loaded into the nodes of a local cluster, by its context. `place` keeps its record."""
+    about = subjects.of_release(project, release, purpose)
+    wishes = Wishes(purpose, platforms=project.spec.build.platforms, force=True)
     maker = Maker(about, project.spec.build, wishes, folder=project.folder, report=project.report)
     project.report(f"building the image of release {release.number}", phase="build")
-    output = target.image or _node(target.context)
-    built, image = maker.build(output, before=_last(project, "serve", place))
+    output = target.image or str(nodes_of(target))
+    built, image = maker.build(output, before=_last(project, purpose, place))
     assert image is not None
     _record(project, place, image, release)
     return Ready(built.reference, built.digest)
 
 
-def _node(context: str) -> str:
-    """The tool that loads images into the node of a local cluster."""
-    if context == "minikube":
-        return "minikube"
-    if context.startswith("kind-"):
-        return "kind"
-    raise UsageError(
-        f"the cluster of {context} pulls its images from a registry, and none is named",
-        hint="deploy: {NAME: {image: registry.example.com/team/name}}",
-    )
+def nodes_of(target: KubernetesTarget) -> NodeStore:
+    """The nodes that images are loaded into. UsageError: the cluster pulls, and nobody says whence."""
+    from treadle.clients.kube import ApiCluster
+    from treadle.loop.node_store import of_context
 
-
-def known(project: Project, place: str, release: Release, target: KubernetesTarget) -> Ready:
-    """The image of a release that was built before. UsageError: none was."""
-    digest_ = project.journal.get("image_of", f"{place}/{release.number:06d}")
-    if digest_ is None:
-        raise UsageError(
-            f"no image of release {release.number} was built yet",
-            hint=f"treadle build --env {place}, or treadle up --env {place}",
-        )
-    from treadle.clients.oci.reference import Reference
-
-    if target.image is None:  # loaded into a node, where nothing is known by digest
-        name = f"treadle/{project.spec.project}-serve:{str(digest_)[7:19]}"
-        return Ready(name, str(digest_))
-    name = target.image
-    return Ready(str(Reference.parse(name).at(str(digest_))), str(digest_))
+    return of_context(target.context, lambda: ApiCluster(target.context).build())
 
 
 def build_folder(folder: Path, wishes: Wishes, *, report: Report = silent) -> Built:
@@ -341,7 +322,7 @@ class Maker:
             title = f"wheel {group[0].name}" if len(group) == 1 else f"{len(group)} small wheels"
             parts.append(Part("wheels", title, wheel.content(group, self.python)))
             makers.append(self._wheel_layer(group, title, under))
-        sources = runtime.files(whole=self.about.purpose != "serve")
+        sources = runtime.files(self.about.purpose)
         told = runtime.content(sources, self.python)
         parts.append(Part("runtime", "treadle", {**told, "python": path}))
         makers.append(self._runtime_layer(sources, told, under, path))
@@ -398,6 +379,8 @@ class Maker:
         about = self.about
         if about.purpose == "serve":
             wanted = needs.serve(about.requirements, about.flavor)
+        elif about.purpose == "batch":
+            wanted = needs.batch(about.requirements, about.flavor)
         elif about.purpose == "train":
             wanted = about.needs or needs.Needs(())
         else:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from treadle.base.errors import UsageError
 from treadle.base.plain import from_plain
-from treadle.base.records import Model
+from treadle.base.records import Model, Release
 from treadle.base.spec import KubernetesTarget
 from treadle.clients.files import write_file
-from treadle.deploy.kubernetes import manifest, preflight, text
-from treadle.deploy.kubernetes.preflight import Finding
-from treadle.deploy.kubernetes.wanted import Wanted, replicas
-from treadle.loop import places
+from treadle.deploy.kubernetes import manifest, text
+from treadle.deploy.kubernetes.wanted import Wanted
+from treadle.loop import cluster_batch, places
 from treadle.loop.project import Project
 
 
@@ -43,39 +43,55 @@ class Rendered:
         return found
 
 
-def render(project: Project, environment: str) -> Rendered:
-    """The objects of the environment's champion, with the image that was built for it."""
+def render(project: Project, environment: str, versions: Sequence[str] = ()) -> Rendered:
+    """The objects of the environment's champion, with the image that was built for it, and of the
+    release that has a share beside it.
+
+    `versions` are APIs that the cluster has beside its own (`monitoring.coreos.com/v1`); no cluster
+    is asked.
+    """
+    if cluster_batch.targets(project, environment) is not None:
+        from treadle.deploy.kubernetes import scoring
+        from treadle.loop.service import chosen_release
+
+        champion = chosen_release(project, environment, None, None)
+        batch = cluster_batch.wanted(project, environment, champion, build=False)
+        return Rendered(tuple(scoring.render(batch)), ())
+    known = {version for version, _ in manifest.CUSTOM.values()}
+    for one in versions:
+        if one not in known:
+            raise UsageError(
+                f"nothing is rendered for the API {one}",
+                hint=f"there are {', '.join(sorted(known))}",
+            )
+    kinds = {kind for kind, (version, _) in manifest.CUSTOM.items() if version in versions}
     wanted = _wanted(project, environment)
-    return Rendered(tuple(manifest.render(wanted)), tuple(manifest.left_out(())))
-
-
-def examine(project: Project, environment: str) -> list[Finding]:
-    """What the environment's cluster has and lacks; nothing is written."""
-    from treadle.deploy.kubernetes.service import cluster_of
-
-    target = project.serving_target(environment)
-    if not isinstance(target, KubernetesTarget):
-        raise _elsewhere(project, environment)
-    least, most = replicas(target.replicas)
-    wanted = Wanted(
-        project.spec.project, environment, target.namespace or project.spec.project.replace("_", "-"),
-        "none", "", 0, "", least=least, most=most, capture=project.spec.monitor.capture,
-    )  # fmt: skip
-    return preflight.look(cluster_of(target.context), wanted)
+    split = places.split(project, wanted.environment)
+    candidate = None
+    if split is not None:
+        release = project.release(wanted.environment, split.release)
+        candidate = _of_release(project, wanted.environment, release)
+    objects = manifest.render(wanted, kinds=kinds, candidate=candidate, split=split)
+    return Rendered(tuple(objects), tuple(manifest.left_out(wanted, kinds)))
 
 
 def _wanted(project: Project, environment: str) -> Wanted:
     place = project.spec.place(environment)
     if not isinstance(project.serving_target(place), KubernetesTarget):
-        raise _elsewhere(project, place)
+        raise elsewhere(project, place)
     champion = project.champion(place)
     if champion is None:
         raise UsageError(f"{place} has no champion", hint=f"treadle up --env {place}")
-    model = from_plain(Model, project.journal.get("model", champion.model))
-    return places.wanted_objects(project, place, champion, model, build=False)
+    return _of_release(project, place, champion)
 
 
-def _elsewhere(project: Project, place: str) -> UsageError:
+def _of_release(project: Project, place: str, release: Release) -> Wanted:
+    model = from_plain(Model, project.journal.get("model", release.model))
+    return places.wanted_objects(project, place, release, model, build=False)
+
+
+def elsewhere(project: Project, place: str) -> UsageError:
+    """What is said of an environment that is on no cluster."""
     named = [n for n, t in project.spec.deploy.items() if isinstance(t, KubernetesTarget)]
     return UsageError(
         f"{place} is no Kubernetes environment",

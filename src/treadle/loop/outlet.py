@@ -1,9 +1,8 @@
-"""Where a built image goes: a registry, a layout folder, a file, an engine, a cluster's node."""
+"""Where a built image goes: a registry, a layout folder, a file, an engine, a cluster's nodes."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from treadle.clients.oci.push import push
 from treadle.clients.oci.reference import Reference
 from treadle.clients.oci.registry import Registry
 from treadle.clients.oci.store import Store
+from treadle.loop import node_store
 from treadle.loop.subject import Subject
 
 Attachments = Callable[[], list[tuple[BuiltImage, str, bytes, dict[str, str]]]]
@@ -46,7 +46,7 @@ def send(
     attach: Attachments,
 ) -> Sent:
     """Have the image at `output`: `registry/name[:tag]`, `oci:DIR`, `tar:FILE`, `docker[:NAME]`,
-    `minikube` or `kind`."""
+    or the nodes of a local cluster (`minikube[:PROFILE]`, `kind[:NAME]`, `k3d[:NAME]`, `k3s`)."""
     kind, colon, rest = output.partition(":")
     top = index.digest if index is not None else made[0].digest
     if kind == "oci" and colon:
@@ -57,8 +57,9 @@ def send(
     if kind == "tar" and colon:
         size = archive.write(_single(made, "a file"), Path(rest), [_name(about, top)])
         return Sent(f"tar:{rest}@{top}", size)
-    if output in ("minikube", "kind"):
-        return _into_node(output, _single(made, f"a {output} node"), about, report)
+    nodes = node_store.parse(output)
+    if nodes is not None:
+        return _into_nodes(nodes, _single(made, f"a node of {nodes}"), about, report)
     if kind == "docker" and not re.match(r"\d+/", rest):  # that were a registry named docker
         name = f"{rest}" if rest else _name(about, top)
         name = name if ":" in name else f"{name}:{_tag(top)}"
@@ -137,23 +138,15 @@ def _shared(engine: Engine, image: BuiltImage) -> set[str]:
     return {layer.digest for layer in image.layers[:most]}
 
 
-def _into_node(tool: str, image: BuiltImage, about: Subject, report: Report) -> Sent:
-    """Import an image into the node of a local cluster by its own tool."""
+def _into_nodes(
+    nodes: node_store.NodeStore, image: BuiltImage, about: Subject, report: Report
+) -> Sent:
+    """Import an image into the nodes of a local cluster by its own tool."""
     name = _name(about, image.digest)
     with tempfile.TemporaryDirectory(prefix="treadle-image-") as folder:
         path = Path(folder) / "image.tar"
         size = archive.write(image, path, [name])
-        command = {
-            "minikube": ["minikube", "image", "load", str(path)],
-            "kind": ["kind", "load", "image-archive", str(path)],
-        }[tool]
-        report(f"loading {name} into {tool}")
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            raise UsageError(f"there is no `{tool}` command here", hint=f"install {tool}") from None
-    if done.returncode != 0:
-        raise TreadleError(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-300:]}")
+        nodes.load(path, report)
     return Sent(name, size)
 
 

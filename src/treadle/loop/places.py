@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from treadle.base.clock import duration_s
 from treadle.base.errors import TreadleError, UsageError
 from treadle.base.spec import DockerTarget, KubernetesTarget
 from treadle.clients.files import disk_errors
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from treadle.base.records import Model, Release, Rollout
     from treadle.deploy.client import Asked
     from treadle.deploy.kubernetes.wanted import Wanted
-    from treadle.deploy.target import Observed
+    from treadle.deploy.target import Observed, Split
     from treadle.loop.project import Project
 
 
@@ -77,12 +78,25 @@ def roll_out(project: Project, place: str, release: Release, model: Model) -> Ro
         return done
     if isinstance(target, KubernetesTarget):
         from treadle.deploy.kubernetes import capture
+        from treadle.deploy.kubernetes import image as images
         from treadle.deploy.kubernetes import service as kubernetes
+        from treadle.loop import preflight
 
-        wanted = wanted_objects(project, place, release, model)
-        # What pods captured goes when they do.
-        with disk_errors(folder), capture.beside(folder, report=project.report):
-            return kubernetes.roll_out(folder, target.context, wanted, report=project.report)
+        with disk_errors(folder):
+            cluster = kubernetes.reach(target.context, place)
+            draft = wanted_objects(project, place, release, model, draft=True)
+            kubernetes.refuse_moved(folder, target.context, draft.namespace)
+            preflight.before_apply(project, place, target, cluster, draft)
+            wanted = wanted_objects(project, place, release, model)
+            images.look(
+                cluster, wanted, folder, target.context, loaded=target.image is None,
+                report=project.report,
+            )  # fmt: skip
+            # What pods captured goes when they do.
+            with capture.beside(folder, report=project.report, cluster=cluster):
+                return kubernetes.roll_out(
+                    folder, target.context, wanted, cluster=cluster, report=project.report
+                )
     if (folder / "docker.json").exists():
         from treadle.deploy import docker
 
@@ -98,31 +112,91 @@ def roll_out(project: Project, place: str, release: Release, model: Model) -> Ro
 
 
 def wanted_objects(
-    project: Project, place: str, release: Release, model: Model, *, build: bool = True
+    project: Project,
+    place: str,
+    release: Release | None,
+    model: Model | None,
+    *,
+    build: bool = True,
+    draft: bool = False,
 ) -> Wanted:
     """What a cluster should have of a release. Without `build` the image of it that was built
-    before is taken (UsageError if there is none)."""
+    before is taken (UsageError if there is none); a `draft` has none, and needs no release."""
     from treadle.deploy.kubernetes.wanted import Wanted, replicas
-    from treadle.loop import image
+    from treadle.loop import built
 
     target = project.serving_target(place)
     assert isinstance(target, KubernetesTarget)
-    ready = (
-        image.for_cluster(project, place, release, target)
-        if build
-        else image.known(project, place, release, target)
-    )
+    ready = built.Ready("none", "")
+    if not draft:
+        assert release is not None
+        if build:
+            from treadle.loop import image
+
+            ready = image.for_cluster(project, place, release, target)
+        else:
+            ready = built.known(project, place, release, target)
     least, most = replicas(target.replicas)
+    settled = target.scale_down_stabilization
     return Wanted(
         project=project.spec.project, environment=place,
         namespace=target.namespace or project.spec.project.replace("_", "-"),
-        image=ready.reference, image_digest=ready.digest, release=release.number,
-        content=model.content, run=release.run, least=least, most=most, workers=target.workers,
+        image=ready.reference, image_digest=ready.digest,
+        release=release.number if release else 0, content=model.content if model else "",
+        run=release.run if release else "", least=least, most=most,
+        scale_down_after_s=None if settled is None else int(duration_s(settled)),
+        workers=target.workers,
         cpu=target.cpu, memory=target.memory, gpus=target.gpus, resources=target.resources,
         node_selector=target.node_selector, tolerations=target.tolerations,
         pull_secrets=target.pull_secrets, labels=target.labels, token_secret=target.token_secret,
         trust_pickle=project.spec.trust == "pickle", capture=project.spec.monitor.capture,
+        route=target.route, prometheus=target.prometheus,
     )  # fmt: skip
+
+
+def split(project: Project, place: str) -> Split | None:
+    """The division of the requests between two releases that goes on; nobody is asked."""
+    if not isinstance(project.serving_target(place), KubernetesTarget):
+        return None
+    from treadle.deploy.kubernetes import traffic
+
+    return traffic.present(project.environment_folder(place))
+
+
+def divide(
+    project: Project, place: str, stable: tuple[Release, Model], number: int, weight: int,
+    pods: int | None,
+) -> Split:  # fmt: skip
+    """How the requests would be divided with release `number`; looks at the cluster where there is
+    a route."""
+    from treadle.deploy.kubernetes import traffic, weights
+
+    target = project.serving_target(place)
+    assert isinstance(target, KubernetesTarget)
+    wanted = wanted_objects(project, place, *stable, build=False)
+    how = traffic.how(target.context, target.route)
+    return weights.divide(wanted, number, weight, how, pods=pods)
+
+
+def weigh(
+    project: Project, place: str, stable: tuple[Release, Model],
+    candidate: tuple[Release, Model], wanted: Split,
+) -> tuple[str, str]:  # fmt: skip
+    """Have the requests divided so: the candidate's instance and its image's digest."""
+    from treadle.deploy.kubernetes import capture, traffic
+    from treadle.deploy.kubernetes import service as kubernetes
+
+    target = project.serving_target(place)
+    assert isinstance(target, KubernetesTarget)
+    other = wanted_objects(project, place, *candidate)
+    folder = project.environment_folder(place)
+    cluster = kubernetes.reach(target.context, place)
+    with disk_errors(folder), capture.beside(folder, report=project.report, cluster=cluster):
+        traffic.weigh(
+            folder, target.context, wanted_objects(project, place, *stable, build=False), other,
+            wanted, cluster=cluster, report=project.report,
+        )  # fmt: skip
+    return f"{other.serves}-candidate", other.image_digest
 
 
 def _former_process(project: Project, place: str, port: int) -> bool:
@@ -213,12 +287,8 @@ def log_lines(project: Project, place: str, lines: int, *, follow: bool) -> Iter
     if isinstance(project.serving_target(place), KubernetesTarget):
         from treadle.deploy.kubernetes import service as kubernetes
 
-        if follow:
-            raise UsageError(
-                "logs of several pods are not followed here",
-                hint="kubectl logs --follow --selector app.kubernetes.io/managed-by=treadle",
-            )
-        yield from kubernetes.log_lines(folder, lines)
+        told = kubernetes.follow if follow else kubernetes.log_lines
+        yield from told(folder, lines)
         return
     files = process.log_files(folder)
     if not files:

@@ -33,12 +33,35 @@ class Promoted:
     model: str
     address: str
     words: str
+    weight: int = 100
+    """Its share of the requests; below 100 it is not champion yet."""
 
 
-def preview(project: Project, source: str, environment: str, number: int | None) -> Promoted:
+@dataclass(frozen=True)
+class Share:
+    """With what a promotion begins, where it does not begin with everything."""
+
+    weight: int
+    pods: int | None = None
+
+
+def preview(
+    project: Project, source: str, environment: str, number: int | None, share: Share | None = None
+) -> Promoted:
     """What a promotion would do; changes nothing. Raises what the promotion would."""
     source, place, release = _chosen(project, source, environment, number)
     before = project.release_state(place)["champion"]
+    if share is not None:
+        from treadle.loop import traffic
+
+        known = _waiting(project, place, release.content)
+        following = known.number if known else releases.next_number(project.releases(place))
+        would = traffic.preview_new(project, place, following, share.weight, share.pods)
+        return Promoted(
+            source, release.number, place, following, before, release.model, "",
+            f"{source} release {release.number} (model {short(release.model)}) → {would.words}",
+            share.weight,
+        )  # fmt: skip
     following = releases.next_number(project.releases(place))
     return Promoted(
         source, release.number, place, following, before, release.model, "",
@@ -48,9 +71,11 @@ def preview(project: Project, source: str, environment: str, number: int | None)
 
 
 def promote(
-    project: Project, source: str, environment: str, number: int | None, reason: str
-) -> Promoted:
-    """Release the model of `source` in `environment`, make it champion there, and roll it out.
+    project: Project, source: str, environment: str, number: int | None, reason: str,
+    share: Share | None = None,
+) -> Promoted:  # fmt: skip
+    """Release the model of `source` in `environment`, make it champion there, and roll it out; with
+    a share it gets that part of the requests and the champion stays.
 
     `number` is a release of `source`; by default its champion. Refused: it is held there, or the
     same model is held here. One commit for ledger, release and MLflow's alias; then the roll-out.
@@ -68,6 +93,10 @@ def promote(
         state = project.release_state(place)
         model = from_plain(Model, project.journal.get("model", old.model))
         verdict = from_plain(Verdict, project.journal.get("verdict", old.verdict))
+        if share is not None:
+            done = _share(project, source, place, old, model, verdict, reason, share, by)
+            tell(project)
+            return done
         release = releases.propose(
             state["held"], project.releases(place), model, environment=place, run=old.run,
             verdict=old.verdict, by=by, compiled=old.compiled,
@@ -98,6 +127,49 @@ def promote(
         f"{place} release {release.number} is {source} release {old.number} and answers at "
         f"{observed.address}",
     )  # fmt: skip
+
+
+def _share(
+    project: Project, source: str, place: str, old: Release, model: Model, verdict: Verdict,
+    reason: str, share: Share, by: str,
+) -> Promoted:  # fmt: skip
+    """Number the model here, if it has no number yet, and give it its share."""
+    from treadle.loop import traffic
+
+    would = preview(project, source, place, old.number, share)
+    release = _waiting(project, place, model.content)
+    if release is None:
+        why = reason or f"a share of {place} for {source} release {old.number}, by {by}"
+        release = releases.propose(
+            project.release_state(place)["held"], project.releases(place), model,
+            environment=place, run=old.run, verdict=old.verdict, by=by, compiled=old.compiled,
+            reason=why,
+        )  # fmt: skip
+        entry = project.decision(
+            "release", place, f"release {release.number}", "candidate", "a person's answer",
+            f"release {release.number} is {source} release {old.number}, beside the champion: {why}",
+            {
+                "release": release.number, "model": model.digest, "verdict": old.verdict,
+                "run": old.run, "from": {"environment": source, "release": old.number},
+            },
+            by,
+        )  # fmt: skip
+        changes = Changes().put("release", release_key(place, release.number), release)
+        changes.tell(tracking.release_message(release, model, verdict))
+        project.commit(changes.decide(entry))
+    traffic.give_new(project, place, release, share.weight, share.pods, reason, by)
+    return would
+
+
+def _waiting(project: Project, place: str, content: str) -> Release | None:
+    """The newest release of this model that never was champion and is not held."""
+    state = project.release_state(place)
+    known = {state["champion"], *state["previous"], *map(int, state["held"])}
+    found = [
+        one for one in project.releases(place)
+        if one.content == content and one.number not in known
+    ]  # fmt: skip
+    return found[-1] if found else None
 
 
 def _chosen(

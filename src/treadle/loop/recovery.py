@@ -6,8 +6,9 @@ import os
 from dataclasses import replace
 
 from treadle.base import clock
-from treadle.base.plain import from_plain
+from treadle.base.plain import from_plain, to_plain
 from treadle.base.records import Run
+from treadle.base.spec import KubernetesTarget
 from treadle.clients import tracking
 from treadle.clients.journal import Changes
 from treadle.loop.project import Project
@@ -42,7 +43,32 @@ def recover(project: Project) -> None:
             ended = {"status": "failed", "ended": clock.text(clock.now()), "error": words}
             changes.put("rollout", key, {**rollout, **ended})
         changes.delete("rolling", place)
+    _write_down_splits(project, changes)
     project.commit(changes)
+
+
+def _write_down_splits(project: Project, changes: Changes) -> None:
+    """How requests are divided, where that changed and nobody lived to write it down."""
+    from treadle.loop import places
+
+    for place, target in project.spec.deploy.items():
+        if not isinstance(target, KubernetesTarget):
+            continue
+        split, told = places.split(project, place), project.journal.get("split", place)
+        if to_plain(split) == told:
+            continue
+        number = split.release if split is not None else (told or {}).get("release")
+        words = split.words if split is not None else f"release {number} has no share any more"
+        changes.decide(
+            project.decision(
+                "traffic", place, f"release {number}", f"{split.share:.3g} %" if split else "ended",
+                "what serves is written down", words, {"release": number, "split": to_plain(split)},
+            )
+        )  # fmt: skip
+        if split is None:
+            changes.delete("split", place)
+        else:
+            changes.put("split", place, to_plain(split))
 
 
 def dead_run(project: Project) -> tuple[Run, str] | None:

@@ -12,8 +12,9 @@ from treadle.base.digest import short
 from treadle.base.errors import TreadleError, Unreachable, UsageError
 from treadle.base.plain import from_plain
 from treadle.base.records import Model, Release, Rollout, Snapshot
+from treadle.clients import tracking
 from treadle.clients.journal import Changes
-from treadle.loop import places
+from treadle.loop import cluster_batch, places
 from treadle.loop.chain import Chain, service_settings
 from treadle.loop.project import Project
 
@@ -36,6 +37,7 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
         status="running",
     )
     key = f"{place}/{rollout.id}"
+    split = places.split(project, place)
     project.commit(Changes().put("rollout", key, rollout).put("rolling", place, key))
     crash.point("deploy.begin")
     try:
@@ -65,9 +67,21 @@ def roll_out(chain: Chain, *, by: str) -> Observed:
         places.collect_leaving(project, place)
         raise
     crash.point("deploy.answered")
+    changes = Changes()
+    if split is not None:
+        words = f"release {champion.number} gets every request: the share of release {split.release} ends"
+        evidence: dict[str, object] = {
+            "release": split.release, "weight": 0, "before": split.weight,
+        }  # fmt: skip
+        alias = tracking.alias_message(project.spec, place, champion.number, champion.model)
+        changes.delete("split", place).tell(alias).decide(
+            project.decision(
+                "traffic", place, f"release {split.release}", "ended",
+                "a roll-out ends a division", words, evidence, by,
+            )
+        )  # fmt: skip
     project.commit(
-        Changes()
-        .put("rollout", key, done)
+        changes.put("rollout", key, done)
         .delete("rolling", place)
         .put("served", place, service_settings(chain))
         .decide(
@@ -146,6 +160,10 @@ def status(project: Project, environment: str) -> Status:
             + (f" at {observed.address}" if observed.address else ""),
         )
     )
+    if observed.split is not None:
+        lines.append(("traffic", observed.split.words))
+        if observed.error:
+            attention.append(f"{observed.error}: treadle logs --env {environment}")
     if observed.restarts:
         attention.append(f"the model server was restarted {observed.restarts} times: treadle logs")
     if champion and observed.status != "serving":
@@ -157,6 +175,10 @@ def status(project: Project, environment: str) -> Status:
     if decisions:
         d = decisions[0]
         lines.append(("last decision", f"{d.at[:16]}Z {d.kind} {d.subject}: {d.outcome}"))
+    if cluster_batch.targets(project, environment) is not None:
+        told, asked = cluster_batch.status_lines(project, environment, champion)
+        lines += told
+        attention += asked
     turned_by = _turner(project, place)
     lines.append(("turned by", turned_by))
     pending = len(project.journal.pending(1000))
@@ -334,9 +356,9 @@ def score(
     moment: str | None = None,
     force: bool = False,
 ) -> Scored:
-    """Score a file, a glob or a data set into Parquet, streaming; see `deploy/batch`."""
-    from treadle.deploy import batch
+    """Score a file, a glob or a data set into Parquet, streaming; see `operate/scoring`."""
     from treadle.operate.model import loaded as operate_model
+    from treadle.operate.scoring.scorer import score as score_files
 
     place = project.spec.place(environment)
     release = chosen_release(project, place, number, moment)
@@ -346,7 +368,7 @@ def score(
         folder, files=model.files, trust_pickle=project.spec.trust == "pickle"
     )
     files, snapshot = _sources(project, source)
-    done = batch.score(
+    done = score_files(
         files,
         loaded.predict_frame,
         target,
@@ -359,7 +381,7 @@ def score(
         force=force,
         report=project.report,
     )
-    return Scored(done.rows, release.number, str(done.output), done.first_id)
+    return Scored(done.rows, release.number, done.output, done.first_id)
 
 
 def chosen_release(project: Project, place: str, number: int | None, moment: str | None) -> Release:
@@ -419,11 +441,21 @@ def _sources(project: Project, source: str) -> tuple[list[Path] | Iterator[Any],
 
 def log_lines(project: Project, environment: str, lines: int, *, follow: bool) -> Iterator[str]:
     """The last lines of the server's log, and with `follow` those to come (rotation included)."""
+    if cluster_batch.targets(project, environment) is not None:
+        if follow:
+            raise UsageError(
+                "logs of a batch are not followed here",
+                hint="kubectl logs --follow --selector app.kubernetes.io/component=batch",
+            )
+        yield from cluster_batch.log_lines(project, environment, lines)
+        return
     yield from places.log_lines(project, project.spec.place(environment), lines, follow=follow)
 
 
 def down(project: Project, environment: str, *, everything: bool = False) -> str:
     """Stop the environment's service after it finished what is in flight."""
+    if cluster_batch.targets(project, environment) is not None:
+        return cluster_batch.down(project, environment, everything=everything)
     place = project.spec.place(environment)
     if not places.stop(project, place, everything=everything):
         return f"{place} is not running"

@@ -51,8 +51,8 @@ class Subject:
     """Where the model came from, for the provenance: steps, snapshots, parameters, commit."""
 
 
-def of_release(project: Project, release: Release) -> Subject:
-    """The released model, as it was judged."""
+def of_release(project: Project, release: Release, purpose: Purpose = "serve") -> Subject:
+    """The released model, as it was judged: to serve it, or to score files with it."""
     model = from_plain(Model, project.journal.get("model", release.model))
     state = project.require_state()
     told = {"model": model.content}
@@ -64,9 +64,13 @@ def of_release(project: Project, release: Release) -> Subject:
         told["code"] = made.code
         origin = _origin(project, made)
     trusted = project.spec.trust == "pickle"
+    process = (
+        image.scorer(model.content, trust_pickle=trusted)
+        if purpose == "batch"
+        else image.server(project.spec.project, model.content, trust_pickle=trusted)
+    )
     return Subject(
-        "serve", project.spec.project,
-        image.server(project.spec.project, model.content, trust_pickle=trusted),
+        purpose, project.spec.project, process,
         flavor=model.flavor, requirements=model.requirements,
         model_folder=state.model_folder(model.content), model_files=dict(model.files),
         content=model.content, annotations=told, release=release.number, run=release.run,

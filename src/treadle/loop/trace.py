@@ -74,10 +74,18 @@ def _from_prediction(project: Project, match: re.Match[str]) -> Iterator[Link]:
     yield Link("prediction", match[0], facts)
     rollouts = [
         value
-        for _, value in project.journal.list("rollout", f"{environment}/")
+        for name in _scoring_for(project, environment)
+        for _, value in project.journal.list("rollout", f"{name}/")
         if value["instance"] and f"{match['instance']}-".startswith(f"{value['instance']}-")
     ]
+    # On a cluster the name of an instance begins alike for all releases of an environment.
+    rollouts.sort(key=lambda value: (value["release"] != number, -len(value["instance"])))
     if rollouts:
+        # A server and a CronJob keep their names from release to release, and one name may begin
+        # with another: the longest, and of that the release's own.
+        longest = max(len(one["instance"]) for one in rollouts)
+        named = [one for one in rollouts if len(one["instance"]) == longest]
+        rollouts = [one for one in named if one["release"] == number][-1:] or named[-1:]
         yield Link(
             "instance", match["instance"], _pick(rollouts[0], "address", "started", "status")
         )
@@ -88,6 +96,12 @@ def _from_prediction(project: Project, match: re.Match[str]) -> Iterator[Link]:
     else:
         yield Link("instance", match["instance"], {"note": "no rollout of it is recorded here"})
     yield from _from_release(project, project.release(environment, number))
+
+
+def _scoring_for(project: Project, environment: str) -> list[str]:
+    """The environment, and those that score with its champion."""
+    spec = project.spec
+    return [environment, *(n for n in spec.deploy if n != environment and spec.place(n) == environment)]  # fmt: skip
 
 
 def _captured(project: Project, environment: str, match: re.Match[str]) -> dict[str, Any]:
@@ -322,7 +336,8 @@ def explain(project: Project, thing: str, environment: str) -> Explanation:
         "promote": ("promote", "hold", "rollback"),
         "release": ("release", "promote"),
         "retrain": ("retrain",),
-        "deploy": ("deploy",),
+        "deploy": ("deploy", "traffic"),
+        "traffic": ("traffic",),
         "rollback": ("rollback",),
         "hold": ("hold", "rollback"),
     }

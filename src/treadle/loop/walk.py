@@ -229,16 +229,20 @@ def look_at_service(chain: Chain) -> None:
     chain.observed = places.observe(project, chain.place)
     observed, champion = chain.observed, chain.champion
     releasing = any(a.phase == "release" and a.action == "run" for a in chain.actions)
+    shared, ends = "", ""
+    if observed.split is not None:
+        shared = f"; {observed.split.words}"
+        ends = f"; the share of release {observed.split.release} ends"
     if releasing:
-        chain.add("deploy", chain.place, "run", "if there is a new champion")
+        chain.add("deploy", chain.place, "run", f"if there is a new champion{ends}")
     elif champion is None:
         chain.add("deploy", chain.place, "keep", "there is no champion to serve")
     elif service_wanted(chain):
-        chain.add("deploy", chain.place, "run", service_reason(chain))
+        chain.add("deploy", chain.place, "run", f"{service_reason(chain)}{ends}")
     else:
         chain.add(
             "deploy",
             chain.place,
             "keep",
-            f"release {champion.number} answers at {observed.address}",
+            f"release {champion.number} answers at {observed.address}{shared}",
         )

@@ -1,6 +1,6 @@
-"""`python -m treadle.operate serve MODEL_DIR` and (for the process target) `… supervise FOLDER`.
+"""`python -m treadle.operate serve MODEL_DIR`, `… score`, and (for the process target) `… supervise`.
 
-Every option of `serve` also comes from the environment: `TREADLE_` and its name in capitals
+Every option of `serve` and `score` also comes from the environment: `TREADLE_` and its name in capitals
 (`TREADLE_MODEL`, `TREADLE_HOST`, `TREADLE_PORT`, …), so that `serve` alone suffices in a container.
 One worker is this process itself; several are processes of their own under a supervisor.
 """
@@ -35,6 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
         from treadle.operate import health
 
         return health.check(os.environ, wait_s=parsed.wait)
+    if parsed.command == "score":
+        from treadle.operate.scoring import command
+
+        return command.run(parsed, os.environ)
     if parsed.command == "supervise":
         from treadle.operate import supervisor
 
@@ -78,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         "TREADLE_TOKEN or a file, never from an argument.",
     )  # fmt: skip
     settings.add_arguments(serve)
+    from treadle.operate.scoring import command
+
+    command.add_arguments(commands)
     health = commands.add_parser(
         "health", help="ask the server beside this process whether it is ready", allow_abbrev=False
     )

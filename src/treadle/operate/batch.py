@@ -89,6 +89,9 @@ class Watch(Protocol):
     def batch(self, requests: int, rows: int, predict_s: float, seconds: Sequence[float]) -> None:
         """One call of the model; `seconds` of each request since it came."""
 
+    def together(self, requests: int, rows: int, predict_s: float, each_s: float) -> None:
+        """One call for requests that all took `each_s` since they came."""
+
     def calling(self, since: float) -> None:
         """A call began at `since` (monotonic seconds), or ended (0)."""
 
@@ -103,6 +106,9 @@ class Nobody:
     """A watch that does not look."""
 
     def batch(self, requests: int, rows: int, predict_s: float, seconds: Sequence[float]) -> None:
+        """Not looked at."""
+
+    def together(self, requests: int, rows: int, predict_s: float, each_s: float) -> None:
         """Not looked at."""
 
     def calling(self, since: float) -> None:
@@ -178,6 +184,31 @@ class Batcher(Generic[W, R]):
         if not self._ticking:
             self._tick()
         return job
+
+    def quick(self, rows: int) -> bool:
+        """Whether a call for so many rows may be made on this thread now."""
+        if self._running or self._waiting or rows > self._limits.max_batch_rows:
+            return False
+        expected = self._cost_s[rows.bit_length()]
+        return expected is not None and expected < INLINE_S
+
+    def at_once(self, work: W, requests: int, began: float) -> R | None:
+        """The value for a work that stands for so many requests, the first of which came at `began`
+        (perf_counter); None where it is not `quick`. Raises what the call raises."""
+        rows = work.rows
+        if not self.quick(rows):
+            return None
+        watch = self._watch
+        watch.calling(time.monotonic())
+        begun = perf_counter()
+        try:
+            value = self._call([work])
+        finally:
+            watch.calling(0.0)
+        now = perf_counter()
+        self._remember(rows, now - begun)
+        watch.together(requests, rows, now - begun, now - began)
+        return value
 
     def close(self) -> None:
         """End the model's thread, after the call that runs."""
@@ -268,14 +299,17 @@ class Batcher(Generic[W, R]):
 
     def _learn(self, jobs: list[Job[W, R]], took_s: float) -> None:
         rows = sum(job.work.rows for job in jobs)
+        self._remember(rows, took_s)
+        now = perf_counter()
+        self._watch.batch(len(jobs), rows, took_s, [now - job.arrived for job in jobs])
+
+    def _remember(self, rows: int, took_s: float) -> None:
         bits = rows.bit_length()
         known = self._cost_s[bits]
         # Down at once, up slowly: on the model's thread a short call looks long whenever the loop
         # holds the interpreter, and one long call in many is no reason to hop threads for all.
         longer = known is not None and took_s > known
         self._cost_s[bits] = known * 0.8 + took_s * 0.2 if longer and known else took_s
-        now = perf_counter()
-        self._watch.batch(len(jobs), rows, took_s, [now - job.arrived for job in jobs])
 
     def _tick(self) -> None:
         """Answer what is too late, as long as anything waits or runs."""

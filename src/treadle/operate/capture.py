@@ -13,7 +13,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -108,6 +108,18 @@ class Capture:
             return False
         self._left = min(self._reserve, left) - 1.0
         return True
+
+    def sample(self, count: int) -> Sequence[int]:
+        """Which of the next so many requests belong to the sample, as `wants` says of each."""
+        if self._rate < 1:
+            return [number for number in range(count) if self.wants()]
+        now = perf_counter()
+        left = min(self._left + (now - self._filled) * self._per_second, self._reserve + 1.0)
+        self._filled = now
+        wanted = max(0, min(count, int(left)))
+        self._left = left - wanted
+        self.dropped["per_minute"] += count - wanted
+        return range(wanted)
 
     def take(self, item: Taken) -> None:
         """Queue a request that was wanted; costs microseconds and never waits for the disk."""

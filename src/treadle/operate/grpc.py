@@ -3,6 +3,7 @@
 grpc.aio on the server's own event loop: a request is decoded, submitted and answered on the thread
 that the plane belongs to; no pool of threads stands between, so the plane's queue is the only one.
 Every worker binds the same port (SO_REUSEPORT), and the kernel gives each connection to one of them.
+Connections come through `grpc_front`, which can tell clients to go elsewhere.
 
 The prediction's id and the model's version are in the answer's parameters and in the trailing
 metadata. Errors have the status that gRPC has for them and a sentence that holds nothing of the
@@ -12,16 +13,12 @@ input; a failure's cause is in the log under the request's id.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import logging
-import os
 import re
 import socket
-import stat
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from treadle import __version__
@@ -29,6 +26,8 @@ from treadle.base import clock
 from treadle.base.errors import MissingExtra, UsageError
 from treadle.operate.batch import Overloaded, TooLate
 from treadle.operate.codec import v2
+from treadle.operate.grpc_front import Front
+from treadle.operate.http.listener import Certificates, Listener
 from treadle.operate.model.signature import WrongInput
 from treadle.operate.plane import ModelFailed, Plane
 from treadle.operate.query import Answer, Query
@@ -51,10 +50,15 @@ _OPEN = {"ServerLive", "ServerReady"}
 """Methods that a probe may call without the token."""
 _RETRY = ("grpc-retry-pushback-ms", "1000")
 """When a client that was turned away may try again (gRPC proposal A6): its own retries read it."""
-AGE_S = 10.0
+AGE_S = 60.0
 """How long a connection lasts, ± 10 %: its client is told (GOAWAY), finishes its calls and opens
-another. So clients move on to a worker or a version that came later, and a drain knows its end."""
-_LOOK_S = 0.1
+another. So clients find workers and pods that came later."""
+HANDOVER_S = 2.0
+"""How long a drain after a swap goes on accepting. Each worker listens for itself, and those of a new version
+begin when the old ones have stopped accepting HTTP: nobody may find the port closed between."""
+LINGER_S = 2.0
+"""How long a drain waits for clients to have gone that were told to; then only calls are awaited."""
+_LOOK_S = 0.02
 """How often a drain looks whether connections are left."""
 _STREAMS = 2048
 """Calls of one connection at a time; more wait at the client, unseen by our queue."""
@@ -73,15 +77,6 @@ class _Refused(Exception):
     def __init__(self, code: grpc.StatusCode, message: str, *more: tuple[str, str]) -> None:
         super().__init__(message)
         self.code, self.message, self.more = code, message, more
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """Files of TLS; read again when they change."""
-
-    chain: Path
-    key: Path | None = None
-    """None: in the same file."""
 
 
 @dataclass
@@ -110,7 +105,7 @@ class Server:
         port: int,
         *,
         token: str | None = None,
-        certificate: Certificate | None = None,
+        tls: Certificates | None = None,
         count: Callable[[str, int], None] = lambda *_: None,
         ready: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -121,20 +116,22 @@ class Server:
         self._plane, self._limits = plane, plane.limits
         self._host, self.port = host, port
         self._token = None if token is None else token.encode()
-        self._certificate, self._count, self._others = certificate, count, ready
+        self._tls, self._count, self._others = tls, count, ready
         self._name, self._version = plane.identity.model, str(plane.identity.release)
         self._codec = proto.Inference(
             plane.model.signature, plane.limits, model=self._name, version=self._version
         )
         self._server: Any = None
+        self._front: Front | None = None
+        self._listener: Listener | None = None
 
     async def start(self) -> None:
         """Listen and answer. `port` 0 has become a number then. UsageError where it cannot."""
         bound = reserve(self._host, self.port)
         try:
             self.port = bound.getsockname()[1]
+            front = self._front = Front()
             self._server = aio.server(options=[
-                ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", self._limits.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_metadata_size", self._limits.max_head_bytes),
@@ -149,30 +146,40 @@ class Server:
             self._server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(proto.SERVICE, handlers),)
             )
-            host = f"[{self._host}]" if ":" in self._host else self._host
-            address = f"{host}:{self.port}"
-            if self._certificate is None:
-                self._server.add_insecure_port(address)
-            else:
-                self._server.add_secure_port(address, _credentials(self._certificate))
+            self._server.add_insecure_port(front.address)
             await self._server.start()
-        finally:
+            self._listener = Listener(
+                bound, front, count=front.count, limits=self._limits, tls=self._tls
+            )
+            self._listener.open()
+        except BaseException:
             bound.close()
+            raise
 
-    async def drain(self, grace_s: float) -> None:
-        """Accept no connection any more, let those there are come to their end, then close.
+    async def drain(self, grace_s: float, *, others: bool = False) -> None:
+        """Hand over, accept no more, tell clients to go elsewhere, finish their calls, close.
 
+        `others`: workers of a new version are about to listen.
         gRPC's own shutdown cancels calls that were on their way when it began (C-core answers them
-        CANCELLED, which nobody repeats), so it comes last, when every connection has reached its
-        age and its client has gone elsewhere; or after `grace_s` in any case.
+        CANCELLED, which nobody repeats), so it comes last, when every client has gone or has had
+        LINGER_S to hear of it; then what is in flight has the rest of `grace_s`.
         """
-        if self._server is None:
+        front, listener = self._front, self._listener
+        if front is None or listener is None:
             return
         until = clock.elapsed() + grace_s
-        _sockets(self.port, listening=True, close=True)
-        while clock.elapsed() < until and _sockets(self.port, listening=False):  # noqa: ASYNC110 - descriptors, no event
-            await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(min(grace_s, HANDOVER_S) if others else 0)
+        listener.close()
+        front.leave()
+
+        async def gone(until: float) -> None:
+            while front.count() + listener.greeting and clock.elapsed() < until:  # noqa: ASYNC110 - many conditions, no event
+                await asyncio.sleep(_LOOK_S)
+
+        await gone(min(until, clock.elapsed() + LINGER_S))
         await self._server.stop(max(0.0, until - clock.elapsed()))
+        await gone(max(until, clock.elapsed() + _LOOK_S))  # its last words are on their way
+        front.close()
 
     # ---- calls ----
 
@@ -335,61 +342,6 @@ def reserve(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _sockets(port: int, *, listening: bool, close: bool = False) -> int:
-    """How many listening or connected TCP sockets of this process are on the port.
-
-    `close`: the kernel is told to shut them. gRPC tells of none of its own, so they are looked for
-    among the process's descriptors.
-    """
-    found = 0
-    for name in os.listdir("/dev/fd"):
-        try:
-            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                continue
-            copy = os.dup(int(name))
-        except OSError:  # closed meanwhile; the listing's own descriptor
-            continue
-        with socket.socket(fileno=copy) as one, contextlib.suppress(OSError):
-            if one.family not in (socket.AF_INET, socket.AF_INET6):
-                continue
-            accepts = bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-            if one.getsockname()[1] == port and accepts is listening:
-                if not listening:
-                    one.getpeername()  # else it was the listening one: OSError
-                found += 1
-                if close:  # of a listening one macOS says ENOTCONN: gRPC's shutdown closes it then
-                    one.shutdown(socket.SHUT_RDWR)
-    return found
-
-
-def _credentials(files: Certificate) -> Any:
-    """TLS that looks at its files at every handshake, and takes them when they have changed."""
-    seen: list[tuple[float, float]] = []
-
-    def stamps() -> tuple[float, float]:
-        key = files.key or files.chain
-        return files.chain.stat().st_mtime, key.stat().st_mtime
-
-    def read() -> Any:
-        chain = files.chain.read_bytes()
-        key = files.key.read_bytes() if files.key is not None else chain
-        return grpc.ssl_server_certificate_configuration([(key, chain)])
-
-    def changed() -> Any:
-        try:
-            now = stamps()
-            if now == seen[-1]:
-                return None
-            found = read()
-        except OSError:
-            return None  # being replaced: the ones before still hold
-        seen[:] = [now]
-        return found
-
-    seen.append(stamps())
-    return grpc.dynamic_ssl_server_credentials(read(), changed)
-
-
 def of(
     options: Options,
     plane: Plane,
@@ -398,8 +350,9 @@ def of(
 ) -> Server:
     """The server that the options of `serve` ask for, with `grpc_port` among them."""
     assert options.grpc_port is not None
-    certificate = None
+    tls = None
     if options.tls_certificate is not None:
-        certificate = Certificate(options.tls_certificate, options.tls_key)
-    return Server(plane, options.host, options.grpc_port, token=options.token,
-                  certificate=certificate, count=count, ready=ready)  # fmt: skip
+        key = None if options.tls_key is None else str(options.tls_key)
+        tls = Certificates(str(options.tls_certificate), key, protocols=("h2",))
+    return Server(plane, options.host, options.grpc_port, token=options.token, tls=tls,
+                  count=count, ready=ready)  # fmt: skip

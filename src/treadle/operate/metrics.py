@@ -92,16 +92,31 @@ class Metrics:
 
     # ---- counting: the hot path ----
 
-    def request(self, route: str, status: int) -> None:
-        """A request was answered."""
+    def request(self, route: str, status: int, count: int = 1) -> None:
+        """A request was answered, or so many."""
         cells = self._cell.get(route) or self._cell["other"]
-        self._row[cells.get(status) or cells[0]] += 1.0
+        self._row[cells.get(status) or cells[0]] += count
 
     def batch(self, requests: int, rows: int, predict_s: float, seconds: Sequence[float]) -> None:
         """One call of the model.
 
         `predict_s` is the call alone; `seconds` are from each request's arrival to its predictions.
         """
+        row = self._row
+        self.call(requests, rows, predict_s)
+        for one in seconds:
+            row[_DURATION + bisect_left(SECONDS, one)] += 1.0
+            row[_DURATION_SUM] += one
+
+    def together(self, requests: int, rows: int, predict_s: float, each_s: float) -> None:
+        """One call of the model for requests that came and were answered in one turn of the loop."""
+        row = self._row
+        self.call(requests, rows, predict_s)
+        row[_DURATION + bisect_left(SECONDS, each_s)] += requests
+        row[_DURATION_SUM] += each_s * requests
+
+    def call(self, requests: int, rows: int, predict_s: float) -> None:
+        """One call of the model, without the time of each request."""
         row = self._row
         row[_BATCH_REQUESTS + bisect_left(REQUESTS, requests)] += 1.0
         row[_BATCH_ROWS - 1] += requests
@@ -110,19 +125,16 @@ class Metrics:
         row[_PREDICTIONS] += rows
         row[_PREDICT] += predict_s
         row[_PREDICT + 1] += 1.0
-        for one in seconds:
-            row[_DURATION + bisect_left(SECONDS, one)] += 1.0
-            row[_DURATION_SUM] += one
 
-    def parse(self, seconds: float) -> None:
-        """A body was decoded."""
+    def parse(self, seconds: float, count: int = 1) -> None:
+        """So many bodies were decoded, in so many seconds together."""
         self._row[_PARSE] += seconds
-        self._row[_PARSE + 1] += 1.0
+        self._row[_PARSE + 1] += count
 
-    def encode(self, seconds: float) -> None:
-        """An answer was encoded."""
+    def encode(self, seconds: float, count: int = 1) -> None:
+        """So many answers were encoded."""
         self._row[_ENCODE] += seconds
-        self._row[_ENCODE + 1] += 1.0
+        self._row[_ENCODE + 1] += count
 
     def shed(self, reason: str) -> None:
         """A request was not predicted, for one of the reasons `SHED`."""

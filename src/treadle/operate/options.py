@@ -5,7 +5,7 @@ as not set. What a variable or an argument cannot mean is a UsageError before an
 and so is a variable that looks like an option misspelt: a limit that silently does not hold is worse
 than a server that does not start.
 """
-# ruff: noqa: RUF009 - `_option` is dataclasses.field
+# ruff: noqa: RUF009 - `option` is dataclasses.field
 
 from __future__ import annotations
 
@@ -150,7 +150,8 @@ def choice(*words: str) -> Callable[[str], str]:
 # ---- the options ---------------------------------------------------------------------------------
 
 
-def _option(kind: Callable[[str], Any], default: Any, words: str, **more: Any) -> Any:
+def option(kind: Callable[[str], Any], default: Any, words: str, **more: Any) -> Any:
+    """A field that is an option: what it may be, what it is by default, and what it does."""
     return field(default=default, metadata={"kind": kind, "words": words, **more})
 
 
@@ -175,48 +176,48 @@ class Given:
 class Options:
     """What one server is to do. The same for each of its workers."""
 
-    model: Path = _option(file, Path(), "MLflow model directory", metavar="DIR")
-    host: str = _option(label, "127.0.0.1", "address to listen on")
-    port: int = _option(port, 8080, "0: any free port")
-    workers: int = _option(count, 1, "processes that share the port")
-    http: str = _option(choice("own", "uvicorn"), "own", "own or uvicorn")
-    environment: str = _option(word, "local", "first part of every prediction id")
-    release: int = _option(natural, 0, "second part of every prediction id, the model's version")
-    instance: str | None = _option(word, None, "third part of every prediction id; random")
-    name: str = _option(label, "model", "the model's name in V1 and V2")
-    run: str = _option(label, "", "the run that made it, for /version")
-    content: str = _option(label, "", "digest of the model directory, compared")
-    image: str = _option(label, "", "digest of the container image, told by every answer")
-    files: Path | None = _option(
+    model: Path = option(file, Path(), "MLflow model directory", metavar="DIR")
+    host: str = option(label, "127.0.0.1", "address to listen on")
+    port: int = option(port, 8080, "0: any free port")
+    workers: int = option(count, 1, "processes that share the port")
+    http: str = option(choice("own", "uvicorn"), "own", "own or uvicorn")
+    environment: str = option(word, "local", "first part of every prediction id")
+    release: int = option(natural, 0, "second part of every prediction id, the model's version")
+    instance: str | None = option(word, None, "third part of every prediction id; random")
+    name: str = option(label, "model", "the model's name in V1 and V2")
+    run: str = option(label, "", "the run that made it, for /version")
+    content: str = option(label, "", "digest of the model directory, compared")
+    image: str = option(label, "", "digest of the container image, told by every answer")
+    files: Path | None = option(
         file, None, "a file {path: digest}: every file of the model is compared", metavar="JSON"
     )
-    capture: Path | None = _option(file, None, "keep requests for monitoring here", metavar="DIR")
-    capture_rate: float = _option(share, 1.0, "share of requests that are kept")
-    capture_per_minute: int = _option(natural, 6000, "at most, all workers together")
-    capture_exclude: tuple[str, ...] = _option(names, (), "columns that are not kept")
-    capture_hash: tuple[str, ...] = _option(names, (), "columns of which only a digest is kept")
-    capture_most: int | None = _option(size, None, "bytes that may wait there; more is dropped")
-    capture_wait_s: float = _option(seconds, 0.0, "at the end, until what waits is collected")
-    trust_pickle: bool = _option(yes, False, "load formats that can run code")
-    threads: int | None = _option(
+    capture: Path | None = option(file, None, "keep requests for monitoring here", metavar="DIR")
+    capture_rate: float = option(share, 1.0, "share of requests that are kept")
+    capture_per_minute: int = option(natural, 6000, "at most, all workers together")
+    capture_exclude: tuple[str, ...] = option(names, (), "columns that are not kept")
+    capture_hash: tuple[str, ...] = option(names, (), "columns of which only a digest is kept")
+    capture_most: int | None = option(size, None, "bytes that may wait there; more is dropped")
+    capture_wait_s: float = option(seconds, 0.0, "at the end, until what waits is collected")
+    trust_pickle: bool = option(yes, False, "load formats that can run code")
+    threads: int | None = option(
         count, None, "of a prediction; the CPUs of the container by the workers"
     )
-    token_file: Path | None = _option(
+    token_file: Path | None = option(
         file, None, "every request must bear this token; or TREADLE_TOKEN"
     )
-    tls_certificate: Path | None = _option(file, None, "PEM, with its chain")
-    tls_key: Path | None = _option(file, None, "PEM; by default in the same file")
-    grpc_port: int | None = _option(port_or_none, None, "gRPC beside HTTP; none")
-    listener: Path | None = _option(
+    tls_certificate: Path | None = option(file, None, "PEM, with its chain")
+    tls_key: Path | None = option(file, None, "PEM; by default in the same file")
+    grpc_port: int | None = option(port_or_none, None, "gRPC beside HTTP; none")
+    listener: Path | None = option(
         file, None, "take the listening socket from who holds it here (`hold`)", metavar="SOCKET"
     )
-    probe: Path | None = _option(
+    probe: Path | None = option(
         file, None, "answer health checks on this Unix socket too", metavar="SOCKET"
     )
-    linger_s: float = _option(seconds, 10.0, "idle connections stay open after a swap")
-    stop_linger_s: float = _option(seconds, 1.0, "idle connections stay open when told to end")
-    start_timeout_s: float = _option(seconds, 300.0, "a worker may take to load and warm")
-    stuck_after_s: float = _option(seconds, 30.0, "a silent worker is replaced")
+    linger_s: float = option(seconds, 10.0, "idle connections stay open after a swap")
+    stop_linger_s: float = option(seconds, 1.0, "idle connections stay open when told to end")
+    start_timeout_s: float = option(seconds, 300.0, "a worker may take to load and warm")
+    stuck_after_s: float = option(seconds, 30.0, "a silent worker is replaced")
     limits: Limits = field(default_factory=Limits)
     token: str | None = field(default=None, repr=False)
     """From TREADLE_TOKEN or the token's file; never from an argument, which everybody can read."""
@@ -289,13 +290,19 @@ class _Setting:
         return words[0].lower() + words[1:]
 
 
-def _settings() -> dict[str, _Setting]:
+def settings_of(section: Any) -> dict[str, _Setting]:
+    """The options among a dataclass's fields."""
     found = {}
-    for one in dataclasses.fields(Options):
+    for one in dataclasses.fields(section):
         if one.metadata:
             name = one.name.removesuffix("_s")
             found[one.name] = _Setting(name, one.metadata["kind"], one.default,
                                        one.metadata["words"], one.metadata.get("metavar"))  # fmt: skip
+    return found
+
+
+def _settings() -> dict[str, _Setting]:
+    found = settings_of(Options)
     limits = {one.name: one.default for one in dataclasses.fields(Limits)}
     for name, (target, kind, words) in _LIMITS.items():
         found[target] = _Setting(name, kind, limits[target], words, None)  # fmt: skip
@@ -314,17 +321,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if target == "model":
             parser.add_argument("model", nargs="?", help=f"{setting.words} [{setting.variable}]")
             continue
-        default = _shown(setting)
-        words = setting.words + (f" ({default})" if default else "")
-        if setting.kind is yes:
-            parser.add_argument(setting.flag, dest=target, action=argparse.BooleanOptionalAction,
-                                default=None, help=words)  # fmt: skip
-        else:
-            parser.add_argument(setting.flag, dest=target, default=None, help=words,
-                                metavar=setting.metavar or _METAVARS.get(setting.kind, "TEXT"))  # fmt: skip
+        add_argument(parser, target, setting)
     for one in dataclasses.fields(Given):
         parser.add_argument("--" + one.name.replace("_", "-"), default=one.default,
                             type=int, help=argparse.SUPPRESS)  # fmt: skip
+
+
+def add_argument(parser: argparse.ArgumentParser, target: str, setting: _Setting) -> None:
+    """One option as an argument."""
+    default = _shown(setting)
+    words = setting.words + (f" ({default})" if default else "")
+    if setting.kind is yes:
+        parser.add_argument(setting.flag, dest=target, action=argparse.BooleanOptionalAction,
+                            default=None, help=words)  # fmt: skip
+    else:
+        parser.add_argument(setting.flag, dest=target, default=None, help=words,
+                            metavar=setting.metavar or _METAVARS.get(setting.kind, "TEXT"))  # fmt: skip
 
 
 def _shown(setting: _Setting) -> str:
@@ -338,9 +350,22 @@ def _shown(setting: _Setting) -> str:
 
 def read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
     """The options of a server. UsageError names what cannot be."""
-    _misspelt(environ)
+    values = given_values(SETTINGS, arguments, environ)
+    values = _model(values, environ)
+    limits = {name: values.pop(name) for name, *_ in _LIMITS.values() if name in values}
+    given = {one.name: getattr(arguments, one.name) for one in dataclasses.fields(Given)}
+    options = Options(**values, limits=Limits(**limits), given=Given(**given))
+    _consistent(options)
+    return dataclasses.replace(options, token=_token(options, environ))
+
+
+def given_values(
+    settings: Mapping[str, _Setting], arguments: argparse.Namespace, environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """What arguments and variables say of some options; an argument wins."""
+    _misspelt(environ, settings)
     values: dict[str, Any] = {}
-    for target, setting in SETTINGS.items():
+    for target, setting in settings.items():
         told = getattr(arguments, target)
         if told is not None:
             values[target] = told if isinstance(told, bool) else setting.parse(told, setting.flag)
@@ -349,12 +374,7 @@ def read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
         # Kubernetes and Docker set NAME_PORT=tcp://… for a service of this name: no option of ours.
         if text and not (target == "port" and text.startswith("tcp://")):
             values[target] = setting.parse(text, setting.variable)
-    values = _model(values, environ)
-    limits = {name: values.pop(name) for name, *_ in _LIMITS.values() if name in values}
-    given = {one.name: getattr(arguments, one.name) for one in dataclasses.fields(Given)}
-    options = Options(**values, limits=Limits(**limits), given=Given(**given))
-    _consistent(options)
-    return dataclasses.replace(options, token=_token(options, environ))
+    return values
 
 
 def _model(values: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -370,8 +390,9 @@ def _model(values: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]
     return {"model": SAGEMAKER, **implied, **values}
 
 
-def _misspelt(environ: Mapping[str, str]) -> None:
-    known = {setting.variable.removeprefix(PREFIX) for setting in SETTINGS.values()}
+def _misspelt(environ: Mapping[str, str], settings: Mapping[str, _Setting]) -> None:
+    both = (*SETTINGS.values(), *settings.values())  # an image's variables suit all its commands
+    known = {setting.variable.removeprefix(PREFIX) for setting in both}
     for variable in sorted(environ):
         if not variable.startswith(PREFIX):
             continue

@@ -7,8 +7,9 @@ with its neighbours, answered by the model and handed back as an `Answer` with a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -22,7 +23,8 @@ from treadle.operate.codec import mlflow, v2
 from treadle.operate.limits import Limits
 from treadle.operate.model.loaded import Admitted, LoadedModel, input_example
 from treadle.operate.model.signature import WrongInput
-from treadle.operate.query import Answer, Outputs, Query
+from treadle.operate.query import Answer, Outputs, Query, Together
+from treadle.operate.request import traceparent
 
 Array = np.ndarray[Any, Any]
 Done = Callable[[Answer | Exception], None]
@@ -99,6 +101,63 @@ class Plane:
 
         return self.batcher.submit(admitted, self._done, limit_s, (done, trace))
 
+    def quick(self, requests: int) -> bool:
+        """Whether so many requests may be answered at once, if they are of a row each."""
+        return self.batcher.quick(requests)
+
+    def at_once(
+        self, together: Together, began: float, headers: Sequence[Mapping[bytes, bytes]]
+    ) -> tuple[Outputs, list[bytes]] | None:
+        """Answer requests that came in one turn of the loop, the first at `began`: the outputs for
+        all their rows, and a prediction id for each. None where they are to be submitted.
+
+        Raises whatever is wrong with a row, or what the model raises; nothing is captured then.
+        """
+        several = len(together.parts) > 1
+        query = together.whole()
+        if not several and query.rows > self._most_rows:
+            return None
+        admitted = self._admit(query)
+        if several:
+            if not self.model.plain(admitted):
+                return None
+            admitted.several = True
+        outputs = self.batcher.at_once(admitted, len(together.parts), began)
+        if outputs is None:
+            return None
+        identities = self._identities().several(self._prefix, len(together.parts))
+        capture = self.capture
+        if capture is not None:
+            wanted = capture.sample(len(identities))
+            if wanted:
+                self._take_some(capture, wanted, together, outputs, identities, began, headers)
+        return outputs, identities
+
+    def _take_some(
+        self,
+        capture: Capture,
+        wanted: Sequence[int],
+        together: Together,
+        outputs: Outputs,
+        identities: list[bytes],
+        began: float,
+        headers: Sequence[Mapping[bytes, bytes]],
+    ) -> None:
+        latency_s = perf_counter() - began
+        stops = list(accumulate(together.counts))
+        for number in wanted:
+            stop = stops[number]
+            answer = Answer(
+                identities[number].decode(),
+                outputs,
+                stop - together.counts[number],
+                stop,
+                latency_s,
+            )
+            self._take(
+                capture, self._admit(together.query(number)), answer, traceparent(headers[number])
+            )
+
     def _finished(self, job: Job[Admitted, Outputs]) -> None:
         done, trace = job.context
         outputs = job.value
@@ -106,16 +165,21 @@ class Plane:
             assert job.error is not None
             done(_told_apart(job.error))
             return
-        now = perf_counter()
-        if now - self._moment > 0.0005:
-            self._ulids.refresh()
-            self._moment = now
-        identity = self._prefix + self._ulids.take()
-        answer = Answer(identity, outputs, job.start, job.stop, now - job.arrived)
+        identity = self._prefix + self._identities().take()
+        answer = Answer(identity, outputs, job.start, job.stop, perf_counter() - job.arrived)
         capture = self.capture
         if capture is not None and capture.wants():
             self._take(capture, job.work, answer, trace)
         done(answer)
+
+    def _identities(self) -> clock.Ulids:
+        """ULIDs of now, or of half a millisecond ago: a look at the clock and at the randomness
+        costs more than a hundred of them."""
+        now = perf_counter()
+        if now - self._moment > 0.0005:
+            self._ulids.refresh()
+            self._moment = now
+        return self._ulids
 
     def predict(self, query: Query) -> Answer:
         """Answer a query alone, on this thread: the warm-up's way. Raises as `submit` tells."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,30 @@ class Query:
     """The columns of `cells`; None: by position, in the signature's order."""
     numbers: bool = False
     """Whether every one of `cells` is known to be an int, a float or None, no bool."""
+
+
+class Together:
+    """Rows of several requests, all of the same columns: of each its rows, at least one."""
+
+    __slots__ = ("counts", "names", "numbers", "parts")
+
+    def __init__(
+        self, parts: Sequence[Sequence[Sequence[Any]]], names: tuple[str, ...] | None, numbers: bool
+    ) -> None:
+        self.parts, self.names, self.numbers = parts, names, numbers
+        self.counts = list(map(len, parts))
+        """Rows of each request."""
+
+    def query(self, number: int) -> Query:
+        """What one of them asked."""
+        return Query(
+            self.counts[number], cells=self.parts[number], names=self.names, numbers=self.numbers
+        )
+
+    def whole(self) -> Query:
+        """All rows as one query."""
+        cells = list(chain.from_iterable(self.parts))
+        return Query(len(cells), cells=cells, names=self.names, numbers=self.numbers)
 
 
 class Outputs:

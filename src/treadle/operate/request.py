@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -42,6 +43,15 @@ class Ticket(Protocol):
 
     def cancel(self) -> None:
         """The client left: drop it from the queue if it still waits. Its reply is not given."""
+
+
+_TRACE = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def traceparent(headers: Mapping[bytes, bytes]) -> str:
+    """The W3C `traceparent` of a request, if it has one and it is one; else empty."""
+    trace = headers.get(b"traceparent")
+    return "" if trace is None or not _TRACE.fullmatch(trace) else trace.decode()
 
 
 Respond = Callable[[Reply], None]

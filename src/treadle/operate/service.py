@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
@@ -26,13 +26,14 @@ from treadle.operate.model.loaded import input_example
 from treadle.operate.model.signature import WrongInput
 from treadle.operate.plane import ModelFailed, Plane
 from treadle.operate.query import Answer, Query
-from treadle.operate.request import Head, Reply, Respond, Ticket
+from treadle.operate.request import Head, Reply, Respond, Ticket, traceparent
+from treadle.operate.turn import Turn
 
 _log = logging.getLogger("treadle.server")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_TRACE = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _JSON, _TEXT, _HTML = b"application/json", b"text/plain; charset=utf-8", b"text/html; charset=utf-8"
 _BINARY = b"application/octet-stream"
+_V1 = "/v1/models/{model}:predict"
 LARGE_BYTES = 256 << 10
 """A larger body is decoded on a thread of its own."""
 LARGE_ROWS = 10_000
@@ -69,6 +70,20 @@ class Predictor:
             self._always += b"x-model-digest: %b\r\n" % who.content.encode()
         if who.image:
             self._always += b"x-image-digest: %b\r\n" % who.image.encode()
+        self._scorings = Turn(
+            plane, metrics, self._scoring, "/invocations", alone=self._score, kind=_JSON,
+            submit=lambda head, query, respond: self._submit(
+                "/invocations", head, query, self._scored, None, respond
+            ),
+            headers=self._headers,
+        )  # fmt: skip
+        self._predictions = Turn(
+            plane, metrics, self._predict, _V1, alone=self._v1_alone, kind=_JSON,
+            submit=lambda head, query, respond: self._submit(
+                _V1, head, query, self._v1_encoded, None, respond
+            ),
+            headers=self._headers,
+        )  # fmt: skip
         self._count = 0
         self._codecs: ThreadPoolExecutor | None = None
         self._openapi: bytes | None = None
@@ -80,7 +95,7 @@ class Predictor:
             f"{v2_model}/infer": (f"{name}/infer", self._infer),
             f"{v2_version}/infer": (f"{name}/infer", self._infer),
             "/v2/repository/index": ("/v2/repository/index", self._index),
-            f"{v1_model}:predict": ("/v1/models/{model}:predict", self._v1),
+            f"{v1_model}:predict": (_V1, self._v1),
         }
         self._gets: dict[str, tuple[str, Look]] = {
             "/": ("/", self._root),
@@ -126,7 +141,7 @@ class Predictor:
         route, look = self._gets[head.path]
         reply = look(head)
         self.metrics.request(route, reply.status)
-        respond(reply)
+        respond(reply._replace(headers=reply.headers + self._identify(head, None)))
         return None
 
     def error(self, status: int, message: str, head: Head | None = None) -> Reply:
@@ -154,6 +169,12 @@ class Predictor:
     # ---- predicting ----
 
     def _invocations(self, head: Head, body: bytes, respond: Respond) -> Ticket | None:
+        if head.headers.get(b"content-type") == _JSON and len(body) <= LARGE_BYTES:
+            return self._scorings.add(head, body, respond)
+        return self._score(head, body, respond)
+
+    def _score(self, head: Head, body: bytes, respond: Respond) -> Ticket | None:
+        """One request by itself."""
         kind = head.headers.get(b"content-type")
 
         def decode() -> tuple[Query, Encode, None]:
@@ -170,7 +191,12 @@ class Predictor:
             length = head.headers.get(b"inference-header-content-length")
             if length is not None and not (length.isdigit() and len(length) < 12):
                 raise WrongInput("Inference-Header-Content-Length", "a number", "something else")
-            request = self._inference.decode(body, int(length) if length is not None else None)
+            header = int(length) if length is not None else None
+            kind = head.headers.get(b"content-type", b"")
+            if header == 0 and kind.lower().startswith(_JSON):
+                raise WrongInput("Inference-Header-Content-Length", "the length of the JSON that the "
+                                 "Content-Type announces", "0")  # fmt: skip
+            request = self._inference.decode(body, header)
             self._inference.check(request, self.plane.examples)
 
             def encode(answer: Answer) -> tuple[bytes, bytes, bytes]:
@@ -184,13 +210,17 @@ class Predictor:
         return self._ask("/v2/models/{model}/infer", head, body, decode, respond)
 
     def _v1(self, head: Head, body: bytes, respond: Respond) -> Ticket | None:
-        def encode(answer: Answer) -> tuple[bytes, bytes, bytes]:
-            return self._predict.encode(answer), _JSON, b""
+        if len(body) <= LARGE_BYTES:
+            return self._predictions.add(head, body, respond)
+        return self._v1_alone(head, body, respond)
 
+    def _v1_alone(self, head: Head, body: bytes, respond: Respond) -> Ticket | None:
         return self._ask(
-            "/v1/models/{model}:predict", head, body,
-            lambda: (self._predict.decode(body), encode, None), respond,
-        )  # fmt: skip
+            _V1, head, body, lambda: (self._predict.decode(body), self._v1_encoded, None), respond
+        )
+
+    def _v1_encoded(self, answer: Answer) -> tuple[bytes, bytes, bytes]:
+        return self._predict.encode(answer), _JSON, b""
 
     def _ask(
         self, route: str, head: Head, body: bytes, decode: Decode, respond: Respond
@@ -221,7 +251,7 @@ class Predictor:
             limit_s = min(limit_s, self.plane.limits.deadline_s)
         try:
             done = _Waiting(self, route, head, encode, respond).answered
-            return self.plane.submit(query, done, limit_s, _trace(head.headers))
+            return self.plane.submit(query, done, limit_s, traceparent(head.headers))
         except Exception as error:
             respond(self._failed(error, route, head))
             return None
@@ -233,10 +263,16 @@ class Predictor:
             return self._failed(told, route, head)
         self.metrics.request(route, 200)
         body, kind, more = told
-        identity = answer.id.encode()
-        return Reply(
-            200, body, kind,
-            b"x-prediction-id: %b\r\n%b%b%b" % (identity, self._always, self._identify(head, identity), more),
+        return Reply(200, body, kind, self._headers(head, answer.id.encode()) + more)
+
+    def _headers(self, head: Head, identity: bytes) -> bytes:
+        """What every prediction's answer says: its id, the request's, what is served."""
+        headers = head.headers
+        if b"x-request-id" in headers or b"traceparent" in headers:
+            told = self._identify(head, identity)
+            return b"x-prediction-id: %b\r\n%b%b" % (identity, self._always, told)
+        return b"x-prediction-id: %b\r\n%bx-request-id: %b\r\n" % (
+            identity, self._always, identity[-26:],
         )  # fmt: skip
 
     def _failed(self, error: Exception, route: str, head: Head) -> Reply:
@@ -310,7 +346,7 @@ class Predictor:
         capture = self.plane.capture
         if capture is not None:
             self.metrics.capture(capture.captured, capture.dropped)
-        return Reply(200, self.metrics.render(), METRICS)
+        return Reply(200, self.metrics.render(), METRICS, self._always)
 
     def _document(self, _head: Head) -> Reply:
         if self._openapi is None:
@@ -339,7 +375,8 @@ class Predictor:
             respond(self.error(400, wrong.message, head))
             return None
         self.metrics.request("/v2/repository/index", 200)
-        respond(self._plain(found))
+        reply = self._plain(found)
+        respond(reply._replace(headers=reply.headers + self._identify(head, None)))
         return None
 
     # ---- helpers ----
@@ -357,7 +394,7 @@ class Predictor:
         identity = headers.get(b"x-request-id")
         if identity is None or not _REQUEST_ID.fullmatch(identity):
             identity = prediction[-26:] if prediction else clock.ulid().encode()
-        trace = _trace(headers)
+        trace = traceparent(headers)
         if trace:
             return b"x-request-id: %b\r\ntraceparent: %b\r\n" % (identity, trace.encode())
         return b"x-request-id: %b\r\n" % identity
@@ -387,12 +424,6 @@ class Predictor:
                 "it is chosen when the server starts",
             )  # fmt: skip
         return self._refused(head, 404, "there is nothing at this path")
-
-
-def _trace(headers: Mapping[bytes, bytes]) -> str:
-    """The W3C `traceparent`, if it is one."""
-    trace = headers.get(b"traceparent")
-    return "" if trace is None or not _TRACE.fullmatch(trace) else trace.decode()
 
 
 class _Waiting:

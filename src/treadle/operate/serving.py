@@ -127,6 +127,7 @@ class Serving:
             runner.run(self._serve(listener, started, drained))
         finally:
             self._service.close()
+            self._count_captured()
 
     async def _serve(
         self, listener: socket.socket, started: Callable[[], None], drained: Callable[[], None]
@@ -142,18 +143,20 @@ class Serving:
             self._metrics.accepting(False)
             drained()
             if beside is not None:
-                draining.append(asyncio.get_running_loop().create_task(beside.drain(GRACE_S)))
+                ending = beside.drain(GRACE_S, others=server.swapped)
+                draining.append(asyncio.get_running_loop().create_task(ending))
 
         if beside is not None:
             await beside.start()
-        await runner.Server(
+        server = runner.Server(
             self._service, listener, http=cast("Literal['own', 'uvicorn']", options.http),
             limits=options.limits, tls=self._tls, swap_linger_s=options.linger_s,
             stop_linger_s=options.stop_linger_s, grace_s=GRACE_S,
             lifeline=options.given.lifeline_fd, probe=self._probe(), started=begin, drained=leave, flush=self._flush,
-            heartbeat=self._metrics.beat,
+            heartbeat=self._beat,
             crowded=self._metrics.crowded if options.workers > 1 else None,
-        ).serve()  # fmt: skip
+        )  # fmt: skip
+        await server.serve()
         if draining:
             await asyncio.wait(draining)
 
@@ -164,6 +167,16 @@ class Serving:
         from treadle.operate.http.listener import bind_path
 
         return bind_path(self._options.probe)
+
+    def _beat(self) -> None:
+        self._metrics.beat()
+        self._count_captured()
+
+    def _count_captured(self) -> None:
+        """Told without being asked: any worker answers `/metrics` for all of them."""
+        capture = self._plane.capture
+        if capture is not None:
+            self._metrics.capture(capture.captured, capture.dropped)
 
     def _flush(self) -> None:
         if self._plane.capture is not None:

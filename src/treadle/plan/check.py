@@ -40,8 +40,20 @@ METRICS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The names a gate may use, by task."""
 
-DURATIONS = frozenset({"restated", "blocks", "per", "matures", "window", "every", "cooldown"})
-_NONZERO = frozenset({"blocks", "per", "window", "every"})
+DURATIONS = frozenset(
+    {
+        "restated",
+        "blocks",
+        "per",
+        "matures",
+        "window",
+        "every",
+        "cooldown",
+        "deadline",
+        "scale_down_stabilization",
+    }
+)
+_NONZERO = frozenset({"blocks", "per", "window", "every", "deadline"})
 TARGETS: dict[str, type] = {
     "process": ProcessTarget, "docker": DockerTarget, "kubernetes": KubernetesTarget,
     "batch": BatchTarget,
@@ -72,10 +84,15 @@ _SHAPES = {
     "of": "of: local",
     "input": "input: data/tomorrow.parquet",
     "output": "output: forecasts/",
+    "s3": "s3: {secret: NAME}",
+    "secret": "secret: NAME",
     "by": "by: updated_at",
     "port": "port: 8080",
     "context": "context: minikube",
     "state": "state: checkout",
+    "route": "route: {gateway: infra/public, host: flights.example.com}",
+    "gateway": "gateway: infra/public",
+    "prometheus": "prometheus: {namespace: monitoring}",
 }
 _DUMMIES: dict[str, Any] = {
     "string_type": "x", "int_type": 1, "int_from_float": 1, "int_parsing_size": 1,
@@ -282,7 +299,7 @@ class _Checker:
         if not words:
             return node
         self.say(node, path, words, hint)
-        return replace(node, value="1d")
+        return replace(node, value="1h")
 
     # ---- values ---------------------------------------------------------------------------------
 
@@ -536,6 +553,15 @@ class _Checker:
                 except ValueError as error:
                     words, _, hint = str(error).partition("; ")
                     self.say(at, ("deploy", name, "at"), words, hint)
+            if getattr(item.get("target"), "value", None) == "batch":
+                self.batch(name, item, deploy)
+
+    def batch(self, name: str, item: Node, deploy: Node) -> None:
+        """Files here or on the cluster: one or the other, and the words that belong to it."""
+        from treadle.plan import batch
+
+        for word, words, hint in batch.mistakes(item, deploy):
+            self.say(item.get(word) or item, ("deploy", name, word), words, hint)
 
     def monitor(self, tree: Node) -> None:
         truth = tree.get("monitor", "truth")

@@ -153,7 +153,7 @@ def test_the_script_writes_the_request_as_it_was_typed(tmp_path: Any) -> None:
     ]  # fmt: skip
     fields = json.dumps([{"dataset": dataset, "value": value} for dataset, value in typed])
     end = """
-stubs[0].listeners.input();
+stubs[0].listeners.input({target: stubs[0]});
 console.log(JSON.stringify([nodes.body.value, nodes.curl.textContent, stubs.map(f => f.attributes)]));
 """
     file = tmp_path / "page.js"
@@ -166,7 +166,7 @@ console.log(JSON.stringify([nodes.body.value, nodes.curl.textContent, stubs.map(
     body, curl, attributes = json.loads(done.stdout)
     query = mlflow.Scoring(Signature(), Limits()).decode(body.encode(), "application/json")
     assert query.names == tuple("abcdefgh")
-    assert query.cells == [['it\'s "ü"\n', 2**53 + 1, None, True, [1, 2**53 + 1], None, "", None]]
+    assert query.cells == [['it\'s "ü"\n', 2**53 + 1, "1,5", True, [1, 2**53 + 1], None, "", None]]
     assert [a["aria-invalid"] for a in attributes] == ["false"] * 2 + ["true"] + ["false"] * 5
     shell = subprocess.run(
         ["/bin/sh", "-c", "curl() { for last; do :; done; printf %s \"$last\"; }\n" + curl],

@@ -315,6 +315,67 @@ def test_a_header_length_that_the_body_has_not_is_refused(length: int) -> None:
         codec().decode(b"{}", length)
 
 
+def one_input(dtype: str, shape: tuple[int, ...]) -> Signature:
+    return Signature((Field("x", "tensor", dtype=dtype, shape=shape),))
+
+
+@given(tensors(), st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_body_of_values_alone_is_the_one_input(
+    tensor: tuple[str, list[int], list[Any]], data: st.DataObject
+) -> None:
+    """Triton's raw binary request: a JSON part of 0 bytes."""
+    datatype, shape, values = tensor
+    if not values:
+        return
+    known = list(shape)
+    open_one = data.draw(st.integers(-1, len(shape) - 1))
+    if open_one >= 0:
+        known[open_one] = -1
+    if datatype == "BYTES":
+        shape, known, values = [1, 1], [-1, 1], values[:1]
+        if not values[0]:
+            return
+        body = values[0].encode()
+    else:
+        body = tables.v2_bytes(datatype, values)
+    dtype = NUMPY.get(datatype, "str")
+    request = codec(one_input(dtype, tuple(known))).decode(body, 0)
+    assert request.query.tensors is not None
+    expected, found = as_array(datatype, shape, values), request.query.tensors["x"]
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_array_equal(found, expected)
+    assert request.query.rows == shape[0] and request.binary_output and request.requested is None
+
+
+def test_values_alone_are_one_row_where_more_than_rows_are_open() -> None:
+    request = codec(one_input("float32", (-1, 2, -1))).decode(bytes(32), 0)
+    assert request.query.tensors is not None
+    assert request.query.tensors["x"].shape == (1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("signature", "body", "words"),
+    [
+        (one_input("float32", (-1, 3)), 13, "body: expected a multiple of 12 bytes for its shape, got 13"),
+        (one_input("float32", (2, 3)), 28, "body: expected 24 bytes for its shape, got 28"),
+        (one_input("float32", (-1, -1, -1)), 4, "leaves more than one length open"),
+        (one_input("float32", (-1, 0)), 4, "holds no value"),
+        (one_input("float32", (-1, 3)), 0, "the values of one tensor, got nothing"),
+        (one_input("str", (-1, 2)), 4, "more than one text"),
+        (one_input("float32", (-1, 1)), 12, "at most 2 rows, got 3"),
+        (Signature((Field("a", "double"), Field("b", "double"))), 16, "only a model of one input"),
+        (Signature(), 16, "only a model of one input"),
+    ],
+)  # fmt: skip
+def test_values_alone_that_are_no_tensor_of_the_input_are_refused_in_words(
+    signature: Signature, body: int, words: str
+) -> None:
+    with pytest.raises(WrongInput) as caught:
+        codec(signature, max_rows=2).decode(bytes(body), 0)
+    assert words in caught.value.message
+
+
 def test_limits_of_rows_and_depth_hold() -> None:
     with pytest.raises(WrongInput, match="at most 2 rows, got 3"):
         decode({"inputs": [{**X, "shape": [3], "data": [1, 2, 3]}]}, max_rows=2)

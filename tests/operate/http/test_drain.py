@@ -156,7 +156,7 @@ def test_of_ten_thousand_requests_none_is_lost_through_many_swaps(
 
 
 @FRONTS
-def test_what_is_in_flight_at_the_end_is_answered(listener: socket.socket, front: str) -> None:
+def test_32_what_is_in_flight_at_the_end_is_answered(listener: socket.socket, front: str) -> None:
     with server(listener, front, "--stop", "0") as only:
         connection = http.client.HTTPConnection(*listener.getsockname()[:2], timeout=10)
         connection.request("GET", "/slow")

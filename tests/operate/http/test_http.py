@@ -365,7 +365,7 @@ def test_the_service_sees_names_in_lower_case_and_repeated_headers_joined(
     assert service.answered[0][0].headers == {b"host": b"x", b"x-a": b"1, 2"}
 
 
-def test_a_draining_service_closes_with_its_last_answer(port: int, service: Echo) -> None:
+def test_32_a_draining_service_closes_with_its_last_answer(port: int, service: Echo) -> None:
     with connect(port) as one, connect(port) as three:
         for connection in (one, three):
             connection.sendall(GET % b"/a")

@@ -57,7 +57,9 @@ def test_sklearn_answers_as_its_own_pyfunc(sklearn_folder: Path, sklearn_model: 
     )
 
 
-def test_files_are_verified_before_anything_is_loaded(sklearn_folder: Path, tmp_path: Path) -> None:
+def test_41_files_are_verified_before_anything_is_loaded(
+    sklearn_folder: Path, tmp_path: Path
+) -> None:
     import shutil
 
     folder = tmp_path / "m"
@@ -77,7 +79,7 @@ def test_files_are_verified_before_anything_is_loaded(sklearn_folder: Path, tmp_
         model.load(folder, files=files)
 
 
-def test_the_allow_list_is_ours_and_not_the_models(tmp_path: Path) -> None:
+def test_42_the_allow_list_is_ours_and_not_the_models(tmp_path: Path) -> None:
     import skops.io
 
     class Mine:
@@ -98,7 +100,7 @@ def test_the_allow_list_is_ours_and_not_the_models(tmp_path: Path) -> None:
         model.load(tmp_path)
 
 
-def test_pickles_and_files_outside_are_refused(tmp_path: Path) -> None:
+def test_42_pickles_and_files_outside_are_refused(tmp_path: Path) -> None:
     import pickle
 
     from sklearn.dummy import DummyRegressor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,22 @@ def infer(inputs: dict[str, Any], outputs: Any = None, binary: bool = True, **mo
     return seen(client.infer(model, sent, outputs=wanted, **more))
 
 
+def raw(array: Any, length: int = 0) -> Any:
+    """The bytes that the client makes of an array, as a body of their own; it reads the answer."""
+    sent = [tensor("x", unpacked(array))]
+    body, header = client.generate_request_body(sent)
+    connection = HTTPConnection("127.0.0.1", port)
+    connection.request("POST", f"/v2/models/{model}/infer", body[header:],
+                       {"Inference-Header-Content-Length": str(length)})  # fmt: skip
+    told = connection.getresponse()
+    answered = told.read()
+    connection.close()
+    if told.status != 200:
+        return {"status": str(told.status), "message": answered.decode()}
+    length = int(told.headers["Inference-Header-Content-Length"])
+    return seen(client.parse_response_body(answered, header_length=length))
+
+
 def refused(what: str, **arguments: Any) -> Any:
     try:
         {"infer": infer, "load": client.load_model, "unload": client.unload_model}[what](
@@ -116,7 +133,7 @@ def work(given: dict[str, Any]) -> list[Any]:
         of_grpc = {"ssl": True, "root_certificates": given["authority"]}
         trusted = of_http if over == "http" else of_grpc
     client = triton.InferenceServerClient(f"localhost:{port}", **trusted)
-    does = {"health": health, "infer": infer, "refused": refused, "many": many}
+    does = {"health": health, "infer": infer, "refused": refused, "many": many, "raw": raw}
     try:
         return [does[step.pop("do")](**step) for step in given["steps"]]
     finally:

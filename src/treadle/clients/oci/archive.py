@@ -18,6 +18,7 @@ from treadle.base.errors import UsageError
 from treadle.base.image import OCI_INDEX, OCI_MANIFEST, Blob, BuiltImage, Descriptor
 from treadle.clients.cache import arriving
 from treadle.clients.oci.layout import NAME
+from treadle.clients.oci.reference import Reference
 
 _MARK = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -46,8 +47,10 @@ def _members(
         OCI_MANIFEST, image.manifest.digest, image.manifest.size_bytes, image.platform
     ).plain()
     if names:
+        # containerd takes the name as it is, and a kubelet asks for it in full.
+        full = str(Reference.parse(names[0]))
         entry["annotations"] = {
-            "io.containerd.image.name": names[0], NAME: names[0].rpartition(":")[2],
+            "io.containerd.image.name": full, NAME: names[0].rpartition(":")[2],
         }  # fmt: skip
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}
     docker = [

@@ -16,6 +16,7 @@ from treadle.base import crash
 from treadle.base.errors import Refused
 from treadle.base.log import Report, silent
 from treadle.clients.kube import Cluster, Object
+from treadle.deploy.kubernetes import scale
 
 Action = Literal["created", "configured", "unchanged", "pruned", "kept"]
 KEPT = frozenset({"v1/Namespace", "v1/PersistentVolumeClaim"})
@@ -40,9 +41,11 @@ def apply(
     name: str,
     namespace: str,
     *,
+    keep: bool = False,
     report: Report = silent,
 ) -> list[Applied]:
-    """Have the objects, in their order, and nothing of before that is not among them.
+    """Have the objects, in their order, and nothing of before that is not among them; with `keep`,
+    what is of before stays until `prune`: pods of before may still need it.
 
     `name` is the environment's, for its inventory. A Namespace that may not be touched is left as it
     is if it exists. Raises Conflict where somebody else manages a field: nothing is forced.
@@ -53,27 +56,57 @@ def apply(
     ours = [key for key in wanted if key not in adopted]
     found: list[Applied] = []
     written = False
+    for gone in _scalers_gone(known, wanted):
+        # First: it and the number that is wanted now would undo each other.
+        if _prune(cluster, gone):
+            found.append(Applied(f"HorizontalPodAutoscaler {split(gone)[2]}", "pruned"))
+            report(f"{found[-1].object} pruned")
     for one in objects:
         if one["kind"] != "Namespace" and not written:
             # Before anything new: a killed command leaves nothing unknown.
             _remember(cluster, name, namespace, sorted({*known, *ours}))
             written = True
-        done = _one(cluster, one)
+        done = _one(cluster, one, objects, known)
         report(f"{done.object} {done.action}", detail=done.action == "unchanged")
         crash.point("kubernetes.applied")
         found.append(done)
-    left = []
-    for gone in [key for key in known if key not in wanted]:
-        kind, _, own = split(gone)
-        if kind in KEPT:
-            left.append(gone)  # remembered, so that it can go when everything goes
-        elif _prune(cluster, gone):
+    if not written:  # a namespace alone
+        _remember(cluster, name, namespace, sorted({*known, *ours}))
+    return found if keep else found + prune(cluster, objects, name, namespace, report=report)
+
+
+def prune(
+    cluster: Cluster,
+    objects: Sequence[Object],
+    name: str,
+    namespace: str,
+    *,
+    report: Report = silent,
+) -> list[Applied]:
+    """Delete what the inventory has and is not among the objects."""
+    wanted = [identity(one) for one in objects]
+    known = _inventory(cluster, name, namespace)
+    found, after = [], []
+    for key in known:
+        kind, _, own = split(key)
+        if key in wanted or kind in KEPT:
+            after.append(key)  # what is kept is remembered, so that it can go when everything goes
+        elif _prune(cluster, key):
             found.append(Applied(f"{kind.rpartition('/')[2]} {own}", "pruned"))
             report(f"{found[-1].object} pruned")
-    after = sorted({*ours, *left})
-    if sorted(known) != after:
+    if known != after:
         _remember(cluster, name, namespace, after)
     return found
+
+
+def _scalers_gone(known: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    return [one for one in known if one not in wanted and split(one)[0] == scale.AUTOSCALER]
+
+
+def _scaled(known: Sequence[str], one: Object) -> bool:
+    """Whether an autoscaler of ours decided on a Deployment's number until now."""
+    meta = one["metadata"]
+    return f"{scale.AUTOSCALER} {meta.get('namespace') or ''}/{meta['name']}" in known
 
 
 def _look_first(cluster: Cluster, objects: Sequence[Object], known: Sequence[str]) -> set[str]:
@@ -100,7 +133,8 @@ def _look_first(cluster: Cluster, objects: Sequence[Object], known: Sequence[str
                 f"{one['kind']} {name} is in {namespace} already, and is not Treadle's",
                 hint="delete or rename it, or choose another namespace: in deploy:",
             )
-        cluster.apply(one, dry_run=True)
+        taken = scale.ours_to_take(one, live, scaled=_scaled(known, one))
+        cluster.apply(scale.without(one) if taken else one, dry_run=True)
     return adopted
 
 
@@ -118,6 +152,7 @@ def difference(
     """What `apply` would do, by a dry run of the server; nothing is written."""
     found = []
     fresh = not _seen(cluster, namespace)
+    known = [] if fresh else _inventory(cluster, name, namespace)
     for one in objects:
         kind, place, own = split(identity(one))
         words = f"{one['kind']} {own}"
@@ -128,12 +163,16 @@ def difference(
         if live is None:
             found.append(Applied(words, "created"))
             continue
-        after = cluster.apply(one, dry_run=True)
+        taken = scale.ours_to_take(one, live, scaled=_scaled(known, one))
+        after = cluster.apply(scale.without(one) if taken else one, dry_run=True)
+        if taken or scale.autoscaled(one):  # given over from one to the other, see scale.py
+            number = one["spec"].get("replicas", live["spec"].get("replicas", 1))
+            after["spec"]["replicas"] = number
         fields = tuple(_differing(_bare(live), _bare(after)))
         found.append(Applied(words, "configured" if fields else "unchanged", fields))
     if not fresh:
         wanted = {identity(one) for one in objects}
-        gone = [one for one in _inventory(cluster, name, namespace) if one not in wanted]
+        gone = [one for one in known if one not in wanted]
         found += [
             Applied(f"{split(one)[0].rpartition('/')[2]} {split(one)[2]}", "pruned")
             for one in gone
@@ -183,12 +222,20 @@ def split(key: str) -> tuple[str, str | None, str]:
 # ---- how -----------------------------------------------------------------------------------------
 
 
-def _one(cluster: Cluster, wanted: Object) -> Applied:
+def _one(
+    cluster: Cluster, wanted: Object, objects: Sequence[Object], known: Sequence[str]
+) -> Applied:
     kind, namespace, name = split(identity(wanted))
     words = f"{wanted['kind']} {name}"
     try:
         before = cluster.get(kind, namespace, name)
-        after = cluster.apply(wanted)
+        if wanted["kind"] == "Deployment":
+            after = scale.apply(
+                cluster, wanted, before, least=scale.least_of(objects, name),
+                scaled=_scaled(known, wanted),
+            )  # fmt: skip
+        else:
+            after = cluster.apply(wanted)
     except Refused:
         if kind == "v1/Namespace" and _seen(cluster, name):
             return Applied(words, "kept")  # it is there, and somebody else's to look at or label

@@ -31,6 +31,7 @@ from treadle.base.log import Report, silent
 from treadle.base.segment_stream import End, Sent
 from treadle.deploy.kubernetes import service
 from treadle.deploy.kubernetes.model import CAPTURE_VOLUME, CONTAINER, LEAVING_S
+from treadle.deploy.kubernetes.wanted import SERVES
 
 if TYPE_CHECKING:
     from treadle.clients.kube import Cluster, Object
@@ -226,12 +227,10 @@ def _segments(known: Known, pod: Object) -> int:
 
 
 def _pods(cluster: Cluster, known: service.Deployed) -> list[Object]:
-    """Those that have a volume for captured requests."""
+    """Those that have a volume for captured requests, of whichever version."""
     return [
         pod
-        for pod in cluster.list(
-            "v1/Pod", known.namespace, {"app.kubernetes.io/instance": known.name}
-        )
+        for pod in cluster.list("v1/Pod", known.namespace, {SERVES: known.name})
         if any(
             one.get("name") == CAPTURE_VOLUME
             for one in (pod.get("spec") or {}).get("volumes") or []

@@ -6,7 +6,16 @@ import math
 from typing import Any
 
 from treadle.base.digest import digest
-from treadle.deploy.kubernetes.wanted import MANAGER, PORT, Wanted, label_selector, labels, meta
+from treadle.base.quantity import canonical
+from treadle.deploy.kubernetes.wanted import (
+    MANAGER,
+    PORT,
+    SERVES,
+    Wanted,
+    label_selector,
+    labels,
+    meta,
+)
 
 HOLD_S = 5
 """How long a pod goes on as before after it is told to end: until no proxy sends it anybody new."""
@@ -108,16 +117,19 @@ def deployment(wanted: Wanted) -> dict[str, Any]:
         },
         "progressDeadlineSeconds": DEADLINE_S,
         "revisionHistoryLimit": 3,
-        "template": {"metadata": {"labels": labels(wanted)}, "spec": _pod(wanted)},
+        "template": {
+            "metadata": {"labels": {**labels(wanted), SERVES: wanted.serves}},
+            "spec": _pod(wanted),
+        },
     }
-    if wanted.most is None:
-        spec["replicas"] = wanted.least
+    if wanted.most is None or wanted.track:
+        spec["replicas"] = wanted.least if wanted.pods is None else wanted.pods
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(wanted), "spec": spec}
 
 
 def _pod(wanted: Wanted) -> dict[str, Any]:
     spec: dict[str, Any] = {
-        "serviceAccountName": wanted.name,
+        "serviceAccountName": wanted.serves,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": LEAVING_S if wanted.captures else GRACE_S,
@@ -160,7 +172,8 @@ def _container(wanted: Wanted) -> dict[str, Any]:
     if wanted.token_secret is not None:
         ref = {"secretKeyRef": {"name": wanted.token_secret, "key": "token"}}
         env.append({"name": "TREADLE_TOKEN", "valueFrom": ref})
-    extended = dict(wanted.resources)
+    extended = {name: canonical(text) for name, text in wanted.resources.items()}
+    cpu, memory = canonical(wanted.cpu), canonical(wanted.memory)
     if wanted.gpus:
         extended["nvidia.com/gpu"] = str(wanted.gpus)
     mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - in the container
@@ -174,8 +187,8 @@ def _container(wanted: Wanted) -> dict[str, Any]:
         "envFrom": [{"configMapRef": {"name": settings(wanted)["metadata"]["name"]}}],
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "resources": {
-            "requests": {"cpu": wanted.cpu, "memory": wanted.memory, **extended},
-            "limits": {"memory": wanted.memory, **extended},
+            "requests": {"cpu": cpu, "memory": memory, **extended},
+            "limits": {"memory": memory, **extended},
         },
         # Three questions: has it begun, may it be asked, does it live. None asks another service.
         "startupProbe": _probe(f"/v2/models/{wanted.project}/ready", period=1, failures=DEADLINE_S),
@@ -199,15 +212,19 @@ def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
 
 
 def autoscaler(wanted: Wanted) -> dict[str, Any]:
-    """Between least and most replicas, by CPU."""
+    """Between least and most replicas, by CPU; held to a number while the number is a share."""
+    behavior: dict[str, Any] = {}
+    if wanted.scale_down_after_s is not None:
+        window = {"stabilizationWindowSeconds": wanted.scale_down_after_s}
+        behavior = {"behavior": {"scaleDown": window}}
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
         "metadata": meta(wanted),
         "spec": {
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": wanted.name},
-            "minReplicas": wanted.least,
-            "maxReplicas": wanted.most,
+            "minReplicas": wanted.pods or wanted.least,
+            "maxReplicas": wanted.pods or wanted.most,
             "metrics": [
                 {
                     "type": "Resource",
@@ -217,6 +234,7 @@ def autoscaler(wanted: Wanted) -> dict[str, Any]:
                     },
                 }
             ],
+            **behavior,
         },
     }
 

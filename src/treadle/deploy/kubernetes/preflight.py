@@ -1,30 +1,28 @@
 """What a cluster has and lacks for an environment, before anything is applied to it.
 
 Each look gives a finding: ok, a warning (something will not take effect), or what stands in the way,
-with the fix. Nothing is written.
+with the fix. Nothing is written to the cluster; what only pods can find out is in `probe`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
+from treadle.base import supervision
 from treadle.base.errors import Refused, TreadleError
-from treadle.clients.kube import Cluster
-from treadle.deploy.kubernetes import manifest, text
+from treadle.base.log import Report, silent
+from treadle.clients.kube import Cluster, Object
+from treadle.deploy.kubernetes import access, manifest
 from treadle.deploy.kubernetes.wanted import Wanted
 
 OLDEST, NEWEST = (1, 30), (1, 37)
-_NEEDED = ("get", "patch", "create", "delete")
-_READ = {"v1/Pod": ("get", "list")}
-_COLLECT = {"v1/Pod/exec": ("get", "create")}
-"""What pods captured is collected by commands in them: until Kubernetes 1.34 the API server asks for
-`get` of a WebSocket, and from 1.35 on for `create` too."""
-_GROUPS = {
-    "v1": "", "apps/v1": "apps", "networking.k8s.io/v1": "networking.k8s.io",
-    "autoscaling/v2": "autoscaling", "policy/v1": "policy",
-    "monitoring.coreos.com/v1": "monitoring.coreos.com",
-}  # fmt: skip
+SEEN = "preflight.json"
+_LEFT_OUT = {"ServiceMonitor": "monitoring", "PrometheusRule": "alerts", "HTTPRoute": "route"}
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+_ENFORCERS = ("calico", "cilium", "antrea", "weave", "kube-router", "canal")
 
 
 @dataclass(frozen=True)
@@ -37,111 +35,245 @@ class Finding:
     fix: str | None = None
 
 
-def look(cluster: Cluster, wanted: Wanted) -> list[Finding]:
-    """Everything that can be known without writing; stops where the cluster cannot be reached."""
+@dataclass(frozen=True)
+class Seen:
+    """What was found out about a cluster before, in the environment's folder."""
+
+    context: str
+    said: dict[str, str] = field(default_factory=dict)
+    """Warnings that were said, by name: once is enough until they change."""
+    enforced: bool | None = None
+    """What the probe of NetworkPolicies came to; None where there was none."""
+    pulled: tuple[str, ...] = ()
+    """Images that a node has pulled."""
+
+
+def seen(env_folder: Path, context: str) -> Seen:
+    """What is known of this cluster; nothing where the environment was on another."""
+    found = supervision.read(env_folder / SEEN, Seen)
+    return found if found is not None and found.context == context else Seen(context)
+
+
+def keep(env_folder: Path, found: Seen) -> None:
+    """Remember it."""
+    env_folder.mkdir(parents=True, exist_ok=True)
+    supervision.write(env_folder / SEEN, found)
+
+
+# ---- all looks -----------------------------------------------------------------------------------
+
+
+def look(
+    cluster: Cluster,
+    wanted: Wanted,
+    *,
+    objects: Sequence[Object] | None = None,
+    enforced: bool | None = None,
+) -> list[Finding]:
+    """Everything that can be known without writing; stops where the cluster cannot be reached.
+
+    `objects` are what would be applied (by default the model's); `enforced` is what a probe of
+    NetworkPolicies found.
+    """
     try:
         version = cluster.version()
+        kinds = cluster.kinds()
     except TreadleError as error:
         return [Finding("cluster", "missing", error.message, error.hint)]
-    shown = ".".join(map(str, version))
-    found = [Finding("cluster", "ok", f"Kubernetes {shown}")]
-    if not OLDEST <= version <= NEWEST:
-        low, high = (".".join(map(str, one)) for one in (OLDEST, NEWEST))
-        found[0] = Finding("cluster", "warning", f"Kubernetes {shown}; {low} to {high} are tested")
-    kinds = cluster.kinds()
-    found.append(_namespace(cluster, wanted))
-    found.append(_permissions(cluster, wanted))
-    found.append(_policies(cluster))
-    if wanted.most is not None:
+    if objects is None:
+        objects = manifest.render(wanted, kinds=kinds & manifest.CUSTOM.keys())
+    found = [_version(version), _namespace(cluster, wanted)]
+    found.append(_permissions(cluster, wanted, objects))
+    found.append(_policies(cluster, wanted, enforced))
+    found += _storage(cluster, wanted, objects)
+    found += _secrets(cluster, wanted)
+    if any(one["kind"] == "HorizontalPodAutoscaler" for one in objects):
         found.append(_metrics(kinds))
-    found += [Finding("monitoring", "warning", words) for words in manifest.left_out(sorted(kinds))]
+    found += [
+        Finding(_LEFT_OUT[words.split()[1].rstrip(":")], "warning", words)
+        for words in manifest.left_out(wanted, kinds)
+    ]
     return found
 
 
+def before_apply(
+    cluster: Cluster,
+    wanted: Wanted,
+    env_folder: Path,
+    context: str,
+    *,
+    found: Callable[[Seen], Sequence[Finding]] | None = None,
+    more: Sequence[Finding] = (),
+    report: Report = silent,
+) -> None:
+    """Refused, with all that stands in the way, before anything is built, sent or applied; warnings
+    are said once. `found` looks instead of `look`; `more` was found elsewhere. Unreachable: the
+    cluster does not answer."""
+    cluster.version()
+    known = seen(env_folder, context)
+    looks = look(cluster, wanted, enforced=known.enforced) if found is None else found(known)
+    findings = [*looks, *more]
+    doctor = f"treadle doctor --env {wanted.environment}"
+    wrong = [one for one in findings if one.state == "missing"]
+    if wrong:
+        lines = "".join(f"\n  {one.name}: {one.found}" for one in wrong)
+        hints = [one.fix for one in wrong if one.fix and "\n" not in one.fix]
+        raise Refused(
+            f"the cluster of {context} cannot take {wanted.environment}; nothing was applied:{lines}",
+            hint="; ".join(hints) if len(hints) == len(wrong)
+            else f"{doctor} (it prints the Role, too)",
+        )  # fmt: skip
+    warnings = {one.name: one.found for one in findings if one.state == "warning"}
+    for one in findings:
+        if one.state == "warning" and known.said.get(one.name) != one.found:
+            fix = one.fix if "\n" not in (one.fix or "") else f"{doctor} prints the Role"
+            report(f"{one.name}: {one.found}" + (f" ({fix})" if fix else ""), warning=True)
+    if warnings != known.said:
+        keep(env_folder, replace(known, said=warnings))
+
+
+# ---- one by one ----------------------------------------------------------------------------------
+
+
+def _version(version: tuple[int, int]) -> Finding:
+    shown, low, high = (".".join(map(str, one)) for one in (version, OLDEST, NEWEST))
+    if OLDEST <= version <= NEWEST:
+        return Finding("cluster", "ok", f"Kubernetes {shown}")
+    return Finding("cluster", "warning", f"Kubernetes {shown}; {low} to {high} are tested")
+
+
 def _namespace(cluster: Cluster, wanted: Wanted) -> Finding:
+    name = wanted.namespace
     try:
-        there = cluster.get("v1/Namespace", None, wanted.namespace) is not None
+        there = cluster.get("v1/Namespace", None, name) is not None
     except Refused:
-        words = f"whether {wanted.namespace} is there may not be looked at by us: it is taken to be"
-        return Finding("namespace", "warning", words)
+        words = (
+            f"{name} alone is ours: it may not be looked at or labelled, and is taken to be there"
+        )
+        return Finding("namespace", "ok", words)
     if there:
-        return Finding("namespace", "ok", f"{wanted.namespace} is there")
+        return Finding("namespace", "ok", f"{name} is there")
     if cluster.may("create", "v1/Namespace", None):
-        return Finding("namespace", "ok", f"{wanted.namespace} will be made")
+        return Finding("namespace", "ok", f"{name} will be made")
     return Finding(
-        "namespace", "missing", f"{wanted.namespace} is not there, and may not be made by us",
-        f"have somebody run: kubectl create namespace {wanted.namespace}",
+        "namespace", "missing", f"{name} is not there, and may not be made by us",
+        f"have somebody run: kubectl create namespace {name}",
     )  # fmt: skip
 
 
-def _permissions(cluster: Cluster, wanted: Wanted) -> Finding:
+def _permissions(cluster: Cluster, wanted: Wanted, objects: Sequence[Object]) -> Finding:
     """All that is missing at once, with the Role that gives it."""
-    kinds = {
-        f"{one['apiVersion']}/{one['kind']}": _NEEDED
-        for one in manifest.render(wanted)
-        if one["kind"] != "Namespace"
-    } | _READ
-    if wanted.captures:
-        kinds |= _COLLECT
-    missing: dict[str, list[str]] = {}
-    for kind, verbs in sorted(kinds.items()):
-        for verb in verbs:
-            whole, part = _parted(kind)
-            if not cluster.may(verb, whole, wanted.namespace, part=part):
-                missing.setdefault(kind, []).append(verb)
+    needed = access.needed(objects)
+    missing = set(needed) - cluster.allowed(needed, wanted.namespace)
     if not missing:
         return Finding("permissions", "ok", f"all that is needed in {wanted.namespace}")
-    words = "; ".join(
-        f"{kind.partition('/')[2] if kind in _COLLECT else kind.rpartition('/')[2]}: {', '.join(v)}"
-        for kind, v in missing.items()
-    )
-    return Finding("permissions", "missing", words, role(wanted, missing))
+    role = access.role(wanted.namespace, wanted.environment, needed, cluster.who())
+    if missing <= access.COLLECTS:  # releases go out all the same
+        words = f"{access.words(missing)} (what pods capture is not collected)"
+        return Finding("permissions", "warning", words, role)
+    return Finding("permissions", "missing", access.words(missing), role)
 
 
-def role(wanted: Wanted, missing: dict[str, list[str]]) -> str:
-    """The Role, as YAML, that gives what is missing."""
-    rules = []
-    for kind, verbs in missing.items():
-        whole, part = _parted(kind)
-        version, _, name = whole.rpartition("/")
-        plural = f"{name.lower()[:-1]}ies" if name.endswith("y") else f"{name.lower()}s"
-        plural += f"/{part}" if part else ""
-        rules.append(
-            {"apiGroups": [_GROUPS.get(version, "")], "resources": [plural], "verbs": verbs}
-        )
-    return text.text([{
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
-        "metadata": {"name": "treadle", "namespace": wanted.namespace}, "rules": rules,
-    }])  # fmt: skip
-
-
-def _parted(kind: str) -> tuple[str, str]:
-    """`v1/Pod/exec` → `v1/Pod` and its part `exec`."""
-    if kind in _COLLECT:
-        whole, _, part = kind.rpartition("/")
-        return whole, part
-    return kind, ""
-
-
-def _policies(cluster: Cluster) -> Finding:
-    """Whether somebody enforces NetworkPolicies: by the name of the network's own pods."""
-    enforcers = ("calico", "cilium", "antrea", "weave", "kube-router", "canal")
+def _policies(cluster: Cluster, wanted: Wanted, enforced: bool | None) -> Finding:
+    """Whether somebody enforces NetworkPolicies: by a probe, else by the names of the network's own
+    pods."""
+    if enforced is not None:
+        return policies(enforced)
     try:
         pods = cluster.list("v1/Pod", "kube-system", {})
     except TreadleError:
         pods = []
     names = [str(one["metadata"]["name"]) for one in pods]
-    for enforcer in enforcers:
+    for enforcer in _ENFORCERS:
         if any(enforcer in name for name in names):
             return Finding("network policies", "ok", f"{enforcer} enforces them")
-    if any("kindnet" in name for name in names):
-        words = "this network (kindnet) may ignore them: then everybody in the cluster may ask"
-        return Finding("network policies", "warning", words, "minikube start --cni calico")
     return Finding(
         "network policies", "warning",
         "it is not known whether this cluster enforces them: if not, everybody in it may ask",
-        "a token (token_secret:) holds everywhere",
+        f"treadle doctor --env {wanted.environment} finds out, once something runs there",
     )  # fmt: skip
+
+
+def policies(enforced: bool) -> Finding:
+    """What a probe came to."""
+    if enforced:
+        return Finding("network policies", "ok", "a policy of ours took effect: they are enforced")
+    return Finding(
+        "network policies", "warning",
+        "this cluster ignores them: everybody in it may ask the model",
+        "minikube start --cni calico; a token (token_secret:) holds everywhere",
+    )  # fmt: skip
+
+
+def _storage(cluster: Cluster, wanted: Wanted, objects: Sequence[Object]) -> Iterator[Finding]:
+    """Whether each claim that would be made gets a volume, and each that is mounted is there."""
+    made = [one for one in objects if one["kind"] == "PersistentVolumeClaim"]
+    names = {one["metadata"]["name"] for one in made}
+    for name in sorted(set(_mounted(list(objects))) - names):
+        try:
+            there = cluster.get("v1/PersistentVolumeClaim", wanted.namespace, name) is not None
+        except Refused:
+            yield Finding("storage", "warning", f"the claim {name} may not be looked at by us")
+            continue
+        if not there:
+            words = f"there is no claim {name} in {wanted.namespace}, which a pod mounts"
+            yield Finding("storage", "missing", words, "kubectl apply a PersistentVolumeClaim")
+        else:
+            yield Finding("storage", "ok", f"claim {name} is there")
+    if not made:
+        return
+    try:
+        classes = cluster.list("storage.k8s.io/v1/StorageClass", None, {})
+    except Refused:
+        yield Finding("storage", "warning", "storage classes may not be looked at by us")
+        return
+    known = {str(one["metadata"]["name"]) for one in classes}
+    default = [
+        str(one["metadata"]["name"])
+        for one in classes
+        if (one["metadata"].get("annotations") or {}).get(_DEFAULT_CLASS) == "true"
+    ]
+    for claim in made:
+        asked, own = claim["spec"].get("storageClassName"), claim["metadata"]["name"]
+        has = ", ".join(sorted(known)) or "none"
+        if asked == "":
+            yield Finding("storage", "ok", f"claim {own} takes a volume that somebody made")
+        elif asked is not None and asked not in known:
+            words = f"claim {own} asks for the storage class {asked}; there is: {has}"
+            yield Finding("storage", "missing", words, "name one that there is")
+        elif asked is None and not default:
+            words = f"claim {own} asks for the default storage class, and there is none ({has})"
+            yield Finding("storage", "missing", words, "name a class, or have one made the default")
+        else:
+            yield Finding("storage", "ok", f"claim {own} is of the class {asked or default[0]}")
+
+
+def _mounted(value: Any) -> Iterator[str]:
+    """Names of the claims that pods below mount."""
+    if isinstance(value, Mapping):
+        claim = value.get("persistentVolumeClaim")
+        if isinstance(claim, Mapping) and "claimName" in claim:
+            yield str(claim["claimName"])
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from _mounted(one)
+
+
+def _secrets(cluster: Cluster, wanted: Wanted) -> Iterator[Finding]:
+    """Whether the Secrets that the spec names are there, where we may look at all."""
+    names = [*wanted.pull_secrets, *([wanted.token_secret] if wanted.token_secret else [])]
+    for name in names:
+        try:
+            found = cluster.get("v1/Secret", wanted.namespace, name)
+        except Refused:
+            continue  # a Role that reads no Secrets is a good one
+        if found is None:
+            words = f"there is no Secret {name} in {wanted.namespace}, which treadle.yaml names"
+            yield Finding("secret", "missing", words, f"kubectl create secret generic {name} …")
+        elif name == wanted.token_secret and "token" not in (found.get("data") or {}):
+            words = f"the Secret {name} has no key `token`"
+            yield Finding("secret", "missing", words, "its key `token` is the bearer token")
 
 
 def _metrics(kinds: set[str]) -> Finding:

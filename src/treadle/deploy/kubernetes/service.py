@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from treadle.base import crash, supervision
 from treadle.base.errors import Refused, TreadleError, UsageError
 from treadle.base.log import Report, silent
-from treadle.deploy.kubernetes import apply, manifest, wait
-from treadle.deploy.target import Observed, Status
+from treadle.deploy.kubernetes import apply, logs, manifest, wait, weights
+from treadle.deploy.kubernetes.wanted import SERVES
+from treadle.deploy.target import Observed, Split, Status
 
 if TYPE_CHECKING:
     from treadle.base.records import Rollout
@@ -42,6 +43,8 @@ class Deployed:
     since: str = ""
     rolling: int = 0
     """The release that is being rolled out; 0 when that came to an end, good or bad."""
+    split: Split | None = None
+    """Where another release gets a share of the requests."""
 
 
 def cluster_of(context: str) -> Cluster:
@@ -49,6 +52,13 @@ def cluster_of(context: str) -> Cluster:
     from treadle.clients.kube import ApiCluster
 
     return ApiCluster(context)
+
+
+def reach(context: str, environment: str) -> Cluster:
+    """The cluster of a context that is about to be written to. UsageError where a person looks at
+    another one."""
+    _confirm(context, environment)
+    return cluster_of(context)
 
 
 # ---- looking -------------------------------------------------------------------------------------
@@ -67,6 +77,7 @@ def observe(env_folder: Path, *, cluster: Cluster | None = None, compare: bool =
     try:
         cluster = cluster or cluster_of(known.context)
         live = cluster.get("apps/v1/Deployment", known.namespace, known.name)
+        beside = _beside(cluster, known)
     except TreadleError as error:
         return Observed("down", error=error.message, **facts)
     if live is None:
@@ -82,9 +93,18 @@ def observe(env_folder: Path, *, cluster: Cluster | None = None, compare: bool =
     if compare and not known.rolling:
         differs = tuple(_differing(cluster, env_folder, known))
     return Observed(
-        status, error=None if done else words, differs=differs, unfinished=bool(known.rolling),
-        **facts,
+        status, error=beside if done else words, differs=differs, unfinished=bool(known.rolling),
+        split=known.split, **facts,
     )  # fmt: skip
+
+
+def _beside(cluster: Cluster, known: Deployed) -> str | None:
+    """What is amiss with the release that has a share; None: nothing, or there is none."""
+    if known.split is None:
+        return None
+    live = cluster.get("apps/v1/Deployment", known.namespace, f"{known.name}-candidate")
+    words, done = ("its Deployment is gone", False) if live is None else wait.progress(live)
+    return None if done else f"release {known.split.release}: {words}"
 
 
 def _differing(cluster: Cluster, env_folder: Path, known: Deployed) -> list[str]:
@@ -120,13 +140,16 @@ def log_lines(env_folder: Path, lines: int) -> Iterator[str]:
     """The last lines of every pod, the pod's name before them."""
     known = _known(env_folder)
     cluster = cluster_of(known.context)
-    pods = cluster.list("v1/Pod", known.namespace, {"app.kubernetes.io/instance": known.name})
-    if not pods:
-        raise UsageError(f"no pod of {known.name} runs", hint="treadle status")
-    for pod in sorted(pods, key=lambda one: str(one["metadata"]["name"])):
-        name = pod["metadata"]["name"]
-        for line in cluster.logs(known.namespace, name, lines):
-            yield f"{name} {line}"
+    labels = {SERVES: known.name}
+    yield from logs.last(cluster, known.namespace, labels, lines)
+
+
+def follow(env_folder: Path, lines: int) -> Iterator[str]:
+    """The last lines of every pod and those to come, of pods to come too, until it is closed."""
+    known = _known(env_folder)
+    cluster = cluster_of(known.context)
+    labels = {SERVES: known.name}
+    yield from logs.follow(cluster, known.namespace, labels, lines)
 
 
 def _known(env_folder: Path) -> Deployed:
@@ -160,28 +183,29 @@ def roll_out(
     env_folder.mkdir(parents=True, exist_ok=True)
     started = clock.text(clock.now())
     if cluster is None:
-        _confirm(context, wanted.environment)
-        cluster = cluster_of(context)
-    kinds = sorted(cluster.kinds() & {"ServiceMonitor"})
-    for words in manifest.left_out(kinds):
-        report(words, detail=True)
+        cluster = reach(context, wanted.environment)
+    kinds = cluster.kinds() & manifest.CUSTOM.keys()
+    for words in manifest.left_out(wanted, kinds):
+        report(f"left out: {words}", warning="route:" in words)
     objects = manifest.render(wanted, kinds=kinds)
     before = _good(env_folder)
     known = Deployed(context, wanted.namespace, wanted.name)
     present = supervision.read(env_folder / STATE, Deployed)
-    if present is not None and (present.context, present.namespace) != (context, wanted.namespace):
-        raise Refused(
-            f"this environment runs in {present.context}, namespace {present.namespace}, and is now "
-            f"wanted in {context}, namespace {wanted.namespace}",
-            hint="treadle down --env NAME there first (with the old words in treadle.yaml)",
-        )
+    refuse_moved(env_folder, context, wanted.namespace)
     # Before anything is applied: a command that is killed leaves word that it had begun.
     begun = present if present is not None and present.release else known
     supervision.write(env_folder / STATE, replace(begun, rolling=wanted.release))
     report(f"applying release {wanted.release} to {wanted.namespace}", release=wanted.release)
     crash.point("deploy.wanted")
+    # A split ends with any roll-out; its pods go when the new ones answer.
+    split = begun.split
+    kept = [] if split is None else weights.of_candidate(before, wanted)
+    first = objects
+    if split is not None and kept:
+        won = split.how == "replicas" and split.release == wanted.release
+        first = weights.meanwhile(objects, kept, both=won, name=wanted.name)
     try:
-        done = apply.apply(cluster, objects, wanted.name, wanted.namespace, report=report)
+        done = apply.apply(cluster, first, wanted.name, wanted.namespace, keep=True, report=report)
         counts = ", ".join(
             f"{sum(one.action == action for one in done)} {action}"
             for action in ("created", "configured", "unchanged", "pruned")
@@ -192,7 +216,13 @@ def roll_out(
         wait.rolled_out(
             cluster, wanted.namespace, wanted.name, deadline_s=deadline_s, report=report
         )
+        # Not before: an old pod that ends meanwhile is made anew, with the settings of before.
+        if kept:
+            apply.apply(cluster, objects, wanted.name, wanted.namespace, report=report)
+        else:
+            apply.prune(cluster, objects, wanted.name, wanted.namespace, report=report)
     except Refused as error:
+        report(error.message, warning=True)  # at once: going back takes a while
         words = _take_back(cluster, wanted, before, report)
         supervision.write(env_folder / STATE, replace(begun, rolling=0))
         raise Refused(
@@ -210,6 +240,17 @@ def roll_out(
         status="done", ended=clock.text(clock.now()), instance=wanted.name,
         address=address(served), image=wanted.image_digest,
     )  # fmt: skip
+
+
+def refuse_moved(env_folder: Path, context: str, namespace: str) -> None:
+    """Refused where the environment was rolled out to another cluster or namespace before."""
+    present = supervision.read(env_folder / STATE, Deployed)
+    if present is not None and (present.context, present.namespace) != (context, namespace):
+        raise Refused(
+            f"this environment runs in {present.context}, namespace {present.namespace}, and is now "
+            f"wanted in {context}, namespace {namespace}",
+            hint="treadle down --env NAME there first (with the old words in treadle.yaml)",
+        )
 
 
 def _confirm(context: str, environment: str) -> None:
@@ -234,8 +275,9 @@ def _take_back(
         return "nothing was served before, and what was applied is gone"
     report("going back to the last good manifest")
     try:
-        apply.apply(cluster, before, wanted.name, wanted.namespace, report=report)
+        apply.apply(cluster, before, wanted.name, wanted.namespace, keep=True, report=report)
         wait.rolled_out(cluster, wanted.namespace, wanted.name, deadline_s=_BACK_S, report=report)
+        apply.prune(cluster, before, wanted.name, wanted.namespace, report=report)
     except TreadleError as error:
         return f"and going back failed too: {error.message}"
     return "the release before serves again"
@@ -251,10 +293,9 @@ def stop(
     if known is None:
         return False
     if cluster is None:
-        _confirm(known.context, "this environment")
-        cluster = cluster_of(known.context)
+        cluster = reach(known.context, "this environment")
     found = apply.remove(cluster, known.name, known.namespace, everything=everything, report=report)
-    supervision.write(env_folder / STATE, replace(known, release=0, rolling=0))
+    supervision.write(env_folder / STATE, replace(known, release=0, rolling=0, split=None))
     return any(one.action == "pruned" for one in found)
 
 

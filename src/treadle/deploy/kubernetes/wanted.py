@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from treadle.base.digest import digest
 from treadle.base.errors import UsageError
-
-if TYPE_CHECKING:
-    from treadle.base.spec import Capture
+from treadle.base.spec import Capture, Prometheus, Route
 
 MANAGER = "treadle"
+SERVES = f"{MANAGER}.dev/serves"
+"""A label of pods: the environment that they answer for, whichever version they are."""
 PORT = 8080
 """Of the model server in its pod."""
 
@@ -33,6 +33,10 @@ class Wanted:
     least: int = 2
     most: int | None = None
     """With a most, a HorizontalPodAutoscaler decides between; without, `least` is the number."""
+    pods: int | None = None
+    """While two versions share the requests: the number of this one's, whatever else is said."""
+    scale_down_after_s: int | None = None
+    """How long load must have been less before replicas are taken away; None: the cluster's 300 s."""
     workers: int = 1
     cpu: str = "250m"
     memory: str = "512Mi"
@@ -48,6 +52,10 @@ class Wanted:
     trust_pickle: bool = False
     capture: Capture | None = None
     """How much of the traffic is kept for monitoring; None: nothing."""
+    route: Route | None = None
+    prometheus: Prometheus = field(default_factory=Prometheus)
+    track: Literal["", "candidate"] = ""
+    """`candidate`: the other version, beside the champion, with objects of its own."""
 
     @property
     def captures(self) -> bool:
@@ -56,7 +64,12 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """Of every object: the project and the environment."""
+        """Of every object: the project and the environment (and the track)."""
+        return f"{self.serves}-{self.track}" if self.track else self.serves
+
+    @property
+    def serves(self) -> str:
+        """What both versions answer for: the project and the environment."""
         whole = f"{self.project}-{self.environment}".replace("_", "-").lower().strip("-")
         if len(whole) <= 50:
             return whole

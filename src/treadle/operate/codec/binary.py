@@ -7,6 +7,7 @@ checked against the bytes that are there before anything is made of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -52,6 +53,33 @@ def size(where: str, shape: Sequence[Any]) -> int:
     if bound > _MOST_VALUES:
         raise WrongInput(f"{where}.shape", "a shape that memory can hold", "a larger one")
     return product
+
+
+def deduced(where: str, kind: str, shape: Sequence[int], length: int) -> list[int]:
+    """The shape of a tensor of `length` bytes, where `shape` leaves one length open (-1). WrongInput.
+
+    As in Triton a value of BYTES is alone, and where more than rows are open, it is one row.
+    """
+    found = list(shape)
+    if kind == "BYTES":
+        if any(known not in (-1, 1) for known in found):
+            raise WrongInput(where, "JSON, as its input is more than one text", "bytes alone")
+        return [1] * len(found)
+    if found.count(-1) > 1 and found[0] == -1:
+        found[0] = 1
+    if found.count(-1) > 1:
+        raise WrongInput(
+            where, "JSON, as its input leaves more than one length open", "bytes alone"
+        )
+    unit = math.prod(known for known in found if known != -1) * DTYPES[kind].itemsize
+    if -1 not in found:
+        return found
+    if not unit:
+        raise WrongInput(where, "JSON, as its input holds no value", "bytes alone")
+    if length % unit:
+        raise WrongInput(where, f"a multiple of {unit} bytes for its shape", f"{length}")
+    found[found.index(-1)] = length // unit
+    return found
 
 
 def decode(where: str, kind: str, count: int, data: Buffer, *, raw: bool = False) -> Array:

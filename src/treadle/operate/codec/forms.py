@@ -9,7 +9,7 @@ A bare NaN in a model's columns is a missing value, also among texts: so pandas 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from msgspec import UNSET, UnsetType
 from treadle.operate.codec import json, nested
 from treadle.operate.limits import Limits
 from treadle.operate.model.signature import Signature, Values, WrongInput
-from treadle.operate.query import Query
+from treadle.operate.query import Query, Together
 
 _NUMERIC = {"integer", "long", "float", "double"}
 _NUMBER = int | float | None
@@ -64,6 +64,41 @@ class Forms:
                 document = self._decoder.decode(_null_for_nan(body))
             except json.BROKEN:
                 return None
+        return self._usual(document)
+
+    def together(self, bodies: Sequence[bytes]) -> Together | None:
+        """The rows of usual bodies of one form and the same columns; None: read each by itself."""
+        if self._decoder is None or sum(map(len, bodies)) > self._limits.max_rows:
+            return None
+        try:
+            documents = list(map(self._decoder.decode, bodies))
+        except json.BROKEN:
+            return None
+        parts = [document.inputs for document in documents]
+        names: tuple[str, ...] | None = None
+        if UNSET not in parts:
+            for document in documents:
+                if (
+                    document.instances is not UNSET
+                    or document.dataframe_split is not UNSET
+                    or document.dataframe_records is not UNSET
+                ):
+                    return None
+        else:
+            queries = [self._usual(document) for document in documents]
+            first = queries[0]
+            if first is None:
+                return None
+            names, parts = first.names, []
+            for query in queries:
+                if query is None or query.names is not names:
+                    return None
+                parts.append(query.cells)
+        if not all(parts):
+            return None
+        return Together(parts, names, self._numbers)
+
+    def _usual(self, document: Any) -> Query | None:
         inputs = document.inputs
         if inputs is UNSET:
             inputs = document.instances

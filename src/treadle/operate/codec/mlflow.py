@@ -7,6 +7,8 @@ row, or records for a model with several outputs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from treadle.operate.codec import csv, json
 from treadle.operate.codec.forms import Forms
 from treadle.operate.limits import Limits
 from treadle.operate.model.signature import Signature, WrongInput
-from treadle.operate.query import Answer, Query
+from treadle.operate.query import Answer, Outputs, Query, Together
 
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _UNWRAPPED = {"messages", "prompt", "input"}
@@ -39,6 +41,26 @@ class Scoring:
         if content_type != "application/json" and media_type(content_type) == "text/csv":
             return csv.decode(body, self._signature, self._limits)
         return self._forms.quick(body) or self._general(body)
+
+    def together(self, bodies: Sequence[bytes]) -> Together | None:
+        """The rows of usual JSON bodies; None: decode each by itself."""
+        return self._forms.together(bodies)
+
+    def encode_all(self, outputs: Outputs, counts: Sequence[int]) -> list[bytes]:
+        """The bodies of answers of so many rows each, in order, of one call."""
+        names = list(outputs.arrays)
+        rows: list[Any] = outputs.values(names[0])
+        if len(names) > 1:
+            columns = [outputs.values(name) for name in names]
+            rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        dumps = json.dumps
+        if len(rows) == len(counts):
+            return [dumps({"predictions": [row]}) for row in rows]
+        stops = accumulate(counts)
+        return [
+            dumps({"predictions": rows[stop - count : stop]})
+            for count, stop in zip(counts, stops, strict=True)
+        ]
 
     def encode(self, answer: Answer) -> bytes:
         """The body of an answer."""

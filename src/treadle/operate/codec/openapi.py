@@ -104,7 +104,8 @@ def _open_inference(model: str, version: str) -> dict[str, Any]:
     header = {
         "name": "Inference-Header-Content-Length", "in": "header", "required": False,
         "schema": {"type": "integer", "minimum": 0},
-        "description": "the length of the JSON part, where binary tensors follow it",
+        "description": "the length of the JSON part, where binary tensors follow it; "
+                       "0: the body is the values of the model's one input",
     }  # fmt: skip
     for path in (f"/v2/models/{model}", f"/v2/models/{model}/versions/{version}"):
         of = " of the version" if path.endswith(f"/versions/{version}") else ""

@@ -34,7 +34,7 @@ _STYLE = """
 --back:#f5f7fa;--accent:#1a56c4;--on:#fff;--bad:#b3261e}
 @media(prefers-color-scheme:dark){:root{--ink:#e6eaf1;--soft:#a3adbd;--line:#3a4352;--field:#1a202b;
 --back:#11151c;--accent:#8ab4ff;--on:#0b1220;--bad:#ff9d94}}
-*{box-sizing:border-box}
+*{box-sizing:border-box}[hidden]{display:none}
 body{margin:0 auto;padding:2rem 1rem 4rem;max-width:56rem;background:var(--back);color:var(--ink);
 font:16px/1.5 system-ui,sans-serif}
 h1{margin:0;font-size:1.6rem;overflow-wrap:anywhere}h2{margin:2rem 0 .5rem;font-size:1.1rem}
@@ -73,7 +73,8 @@ function json(field) {
     else value = JSON.stringify(text);
   }
   field.setAttribute("aria-invalid", String(!good));
-  return good ? value : "null";
+  // What is wrong is sent as it was typed, so that the server refuses it in words: never as missing.
+  return good ? value : kind === "json" ? text : JSON.stringify(text);
 }
 function write() {
   const names = fields.map(field => JSON.stringify(field.dataset.name)).join(", ");
@@ -86,7 +87,9 @@ function show() {
   at("curl").textContent = "curl -sS " + location.origin
     + "/invocations \\\n  -H 'Content-Type: application/json' \\\n  -d " + quoted;
 }
-fields.forEach(field => field.addEventListener("input", () => { field.dataset.touched = ""; write(); }));
+const touch = event => { event.target.dataset.touched = ""; write(); };
+// Some tools that fill in forms for people fire `change` alone.
+for (const field of fields) for (const kind of ["input", "change"]) field.addEventListener(kind, touch);
 body.addEventListener("input", show);
 at("copy").addEventListener("click", async () => {
   try { await navigator.clipboard.writeText(at("curl").textContent); at("copied").textContent = "Copied."; }
@@ -233,8 +236,8 @@ def _first_row(signature: Signature, query: Query) -> dict[str, Any]:
 
 
 def _pretty(body: bytes) -> str:
-    """The example with line breaks, if it is JSON."""
+    """The example with room between its values, if it is JSON."""
     try:
-        return msgspec.json.format(body, indent=2).decode() if len(body) < 500 else body.decode()
+        return msgspec.json.format(body, indent=0).decode() if len(body) < 500 else body.decode()
     except (msgspec.DecodeError, UnicodeDecodeError):
         return '{"inputs": []}'

@@ -5,11 +5,13 @@ KServe's own servers take `inputs` as well; both are read as MLflow's forms of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from treadle.operate.codec import json, mlflow
 from treadle.operate.codec.forms import Forms
 from treadle.operate.limits import Limits
 from treadle.operate.model.signature import Signature, WrongInput
-from treadle.operate.query import Answer, Query
+from treadle.operate.query import Answer, Outputs, Query, Together
 
 _FORMS = ("instances", "inputs")
 
@@ -24,6 +26,14 @@ class Predict:
     def decode(self, body: bytes) -> Query:
         """The query in a body. WrongInput."""
         return self._forms.quick(body) or self._general(body)
+
+    def together(self, bodies: Sequence[bytes]) -> Together | None:
+        """The rows of usual bodies; None: decode each by itself."""
+        return self._forms.together(bodies)
+
+    def encode_all(self, outputs: Outputs, counts: Sequence[int]) -> list[bytes]:
+        """The bodies of answers of so many rows each, in order, of one call."""
+        return self._answers.encode_all(outputs, counts)
 
     def encode(self, answer: Answer) -> bytes:
         """The body of an answer."""

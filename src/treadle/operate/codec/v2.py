@@ -1,9 +1,11 @@
 """The Open Inference protocol V2 over REST, for one model.
 
 Columns are tensors of shape [rows] or [rows, 1]; a model of columns also takes one matrix by
-position. `data` may be nested or flat, row-major; `null` in it is a missing value. Tensors come and
+position, and a model of one tensor takes it by whatever name (clients of MLServer and KServe make one
+up). `data` may be nested or flat, row-major; `null` in it is a missing value. Tensors come and
 go as JSON or as bytes behind it (`binary`). FP16 has no JSON, here as in Triton and KServe: it is
-taken and given as bytes alone.
+taken and given as bytes alone. Where the JSON part is 0 bytes long, the whole body is the values of
+the model's one input (Triton's raw binary request), and the answer's tensors are bytes.
 
 Beyond the specification we read what real clients send: `model_name` and `model_version` in the body
 (KServe's), Triton's `timeout` (µs), and its other reserved parameters, which mean nothing here.
@@ -97,6 +99,8 @@ class Inference:
 
     def decode(self, body: bytes, header_length: int | None = None) -> Request:
         """What a body asks; `header_length`: of its JSON part, where tensors follow. WrongInput."""
+        if header_length == 0:
+            return self._whole(body)
         tail = memoryview(b"")
         if header_length is not None:
             if not 0 <= header_length <= len(body):
@@ -113,9 +117,7 @@ class Inference:
         lengths = {array.shape[0] for array in tensors.values()}
         if len(lengths) > 1:
             raise WrongInput("inputs", "tensors of equal first dimension", "different ones")
-        rows = lengths.pop()
-        if rows > self._limits.max_rows:
-            raise WrongInput("inputs", f"at most {self._limits.max_rows} rows", f"{rows}")
+        rows = self._held(lengths.pop())
         parameters, outputs = document.parameters, document.outputs
         if not parameters and not outputs:
             return Request(Query(rows, tensors=tensors), document.id, None, {}, False)
@@ -174,6 +176,33 @@ class Inference:
         told["outputs"] = described
         head = json.dumps(told)
         return (b"".join((head, *tail)), len(head)) if tail else (head, None)
+
+    def _whole(self, body: bytes) -> Request:
+        """A request without a JSON part: its body is the one input, whose shape its length tells."""
+        if len(self._signature.inputs) != 1:
+            raise WrongInput(
+                "Inference-Header-Content-Length", "more than 0, as only a model of one input takes "
+                "a body of values alone", "0",
+            )  # fmt: skip
+        if not body:
+            raise WrongInput("body", "the values of one tensor", "nothing")
+        (field,) = self._signature.inputs
+        told = described(field)
+        kind, shape = (
+            told["datatype"],
+            binary.deduced("body", told["datatype"], told["shape"], len(body)),
+        )
+        if kind == "BYTES":  # one element, without its length before it
+            array = binary.texts("body", [body], raw=field.name in self._raw)
+        else:
+            array = binary.decode("body", kind, binary.size("body", shape), body)
+        query = Query(self._held(shape[0]), tensors={field.name: array.reshape(shape)})
+        return Request(query, None, None, {}, binary_output=True)
+
+    def _held(self, rows: int) -> int:
+        if rows > self._limits.max_rows:
+            raise WrongInput("inputs", f"at most {self._limits.max_rows} rows", f"{rows}")
+        return rows
 
     def _tensors(
         self, items: Sequence[_Tensor], tail: memoryview, has_tail: bool

@@ -92,13 +92,21 @@ def inherited(descriptor: int) -> socket.socket:
 class Certificates:
     """A certificate and its key, read again when their files change."""
 
-    def __init__(self, certificate: str, key: str | None = None) -> None:
+    def __init__(
+        self,
+        certificate: str,
+        key: str | None = None,
+        *,
+        protocols: tuple[str, ...] = ("http/1.1",),
+    ) -> None:
         """`certificate` is a PEM file with the chain; the key may be in the same file.
+
+        `protocols` are what is spoken behind it, in ALPN's words.
 
         Raises:
             UsageError: they cannot be used.
         """
-        self._certificate, self._key = certificate, key
+        self._certificate, self._key, self._protocols = certificate, key, protocols
         self._seen = self._look()
         try:
             self._context = self._load()
@@ -128,7 +136,7 @@ class Certificates:
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(self._protocols)
         # An encrypted key must not make the server ask for its password on the terminal.
         context.load_cert_chain(self._certificate, self._key, password=lambda: b"")
         return context

@@ -103,6 +103,8 @@ class Server:
         self._heartbeat, self._crowded = heartbeat, crowded
         self._until: float | None = None
         """When the lingering ends (monotonic); None: nobody has asked for an end."""
+        self.swapped = False
+        """Whether it was asked to leave because others take over."""
 
     async def serve(self) -> None:
         """Serve until asked to end."""
@@ -139,6 +141,7 @@ class Server:
 
     def leave(self) -> None:
         """End after a swap: clients have time to notice."""
+        self.swapped = True
         self._end_in(self._swap_linger_s)
 
     def _end_in(self, seconds: float) -> None:

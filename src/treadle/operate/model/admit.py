@@ -32,7 +32,7 @@ _NUMBERS = frozenset(("integer", "long", "float", "double"))
 class Admitted:
     """A query that has the right names, widths and types of cells."""
 
-    __slots__ = ("data", "key", "layout", "params", "query", "rows")
+    __slots__ = ("data", "key", "layout", "params", "query", "rows", "several")
 
     def __init__(
         self,
@@ -51,6 +51,8 @@ class Admitted:
         """Queries of equal key may share a call."""
         self.params = params
         self.layout = layout
+        self.several = False
+        """Whether its rows are those of several requests: then they share one matrix or nothing."""
 
 
 class Layout:

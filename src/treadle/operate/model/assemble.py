@@ -166,6 +166,14 @@ class Assembler:
             key = (key, signatures.params_key(params))
         return Admitted(query, query.rows, key, params, layout)
 
+    def plain(self, admitted: Admitted) -> bool:
+        """Whether its rows have nothing, such as a missing value, that would change how the rows of
+        others are read beside them."""
+        layout, key = admitted.layout, admitted.key
+        if layout is not None:
+            return key == layout.key
+        return key is self._places_key
+
     def assemble(self, admitted: Sequence[Admitted]) -> Prepared:
         """One input for all of them, in order; they have the same key. May raise WrongInput."""
         first = admitted[0]
@@ -214,7 +222,7 @@ class Assembler:
         matrix = number_matrix(list(chain.from_iterable(map(picked, admitted))), *places)
         if matrix is not None:
             return matrix
-        if len(admitted) > 1:
+        if len(admitted) > 1 or admitted[0].several:
             raise WrongInput("rows", "numbers that go into one matrix", "other rows")
         return next(iter(tensors_of(admitted[0].query, self._signature).values()))
 
@@ -261,7 +269,7 @@ class Assembler:
             matrix = self._as_matrix(admitted, key is MATRIX_MISSING)
             if matrix is not None:
                 return matrix
-            if len(admitted) > 1:
+            if len(admitted) > 1 or admitted[0].several:
                 raise WrongInput("rows", "numbers that go into one matrix", f"{rows} other rows")
         columns = self._converted(admitted)
         return columns if self._columns else _frame(columns)

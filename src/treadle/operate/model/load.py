@@ -120,7 +120,9 @@ def load_pyfunc(folder: Path, conf: Mapping[str, Any], trust_pickle: bool) -> En
     )
     try:
         import mlflow.pyfunc
-    except ImportError:
-        raise MissingExtra("mlflow", "mlflow", "a model of MLflow's python_function") from None
+    except ImportError as error:
+        # mlflow-skinny is there without the pandas that its pyfunc needs.
+        lacking = (error.name or "mlflow").partition(".")[0]
+        raise MissingExtra(lacking, "mlflow", "a model of MLflow's python_function") from None
     model = mlflow.pyfunc.load_model(str(folder))
     return Engine(model, lambda data, params: model.predict(data, params=dict(params) or None))

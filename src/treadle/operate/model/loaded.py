@@ -93,6 +93,10 @@ class LoadedModel:
         """
         return self.assembler.admit(query)
 
+    def plain(self, admitted: Admitted) -> bool:
+        """Whether the rows of others are read the same beside these."""
+        return self.assembler.plain(admitted)
+
     def assemble(self, admitted: Sequence[Admitted]) -> Prepared:
         """One input for queries of one key, in order.
 
