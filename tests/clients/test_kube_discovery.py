@@ -21,6 +21,7 @@ def kinds(*names: str) -> dict:
 
 
 ANSWERS = {
+    "/api": {"kind": "APIVersions", "versions": ["v1"]},
     "/api/v1": kinds("Pod"),
     "/apis": {"groups": [
         {"preferredVersion": {"groupVersion": version}} for version in ("metrics.k8s.io/v1beta1", "apps/v1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +24,12 @@ REMOTE = re.compile(
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?/?")
 _DNS_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+
+
+def _check_quantities(told: Mapping[str, str]) -> None:
+    for name, text in told.items():
+        if quantity.canonical(text) == "0":
+            raise ValueError(f"{name} is more than nothing, not {text}")
 
 
 def _section(cls: type) -> type:
@@ -316,9 +323,7 @@ class KubernetesTarget:
             raise ValueError(f"workers are a number from 1 to 64, not {self.workers}")
         if self.gpus < 0:
             raise ValueError(f"gpus are a number from 0 on, not {self.gpus}")
-        for name, text in {"cpu": self.cpu, "memory": self.memory, **self.resources}.items():
-            if quantity.canonical(text) == "0":
-                raise ValueError(f"{name} is more than nothing, not {text}")
+        _check_quantities({"cpu": self.cpu, "memory": self.memory, **self.resources})
 
 
 @_section
@@ -365,6 +370,7 @@ class BatchTarget:
         _check_duration(self.deadline)
         if self.size is not None and not re.fullmatch(r"[1-9]\d*(Mi|Gi|Ti)", self.size):
             raise ValueError(f"size is a number with Mi, Gi or Ti (5Gi), not {self.size}")
+        _check_quantities({"cpu": self.cpu, "memory": self.memory})
 
     @property
     def on_cluster(self) -> bool:

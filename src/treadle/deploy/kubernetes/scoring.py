@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from treadle.base.digest import digest
+from treadle.base.quantity import canonical
 from treadle.base.spec import REMOTE
 from treadle.deploy.kubernetes import model, network
 from treadle.deploy.kubernetes.wanted import Wanted, label_selector, labels, meta
@@ -107,7 +108,7 @@ def claim(scoring: Scoring, name: str) -> dict[str, Any]:
         "metadata": meta(scoring.wanted, name),
         "spec": {
             "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": scoring.size or "1Gi"}},
+            "resources": {"requests": {"storage": canonical(scoring.size or "1Gi")}},
         },
     }
 
