@@ -67,12 +67,12 @@ def test_requests_become_a_window_and_lead_back_to_the_data(project: Project) ->
 
 
 def test_roll_out_and_down_keep_every_request_that_was_answered(project: Project) -> None:
-    clients = Clients(project, 75, number=4, pause=0.25)
+    clients = Clients(project, number=4, rate=16)
     time.sleep(3)
     more_data(project, 41)
     ran = project("up")
     assert "collected" in ran.err
-    told = clients.done()
+    told = clients.done(stop=True)
     assert told["failures"] == []
     assert {"1", "2"} <= set(told["versions"])
     project("down")
