@@ -20,7 +20,7 @@ from treadle.deploy.kubernetes import capture
 from treadle.deploy.kubernetes import service as kubernetes
 from treadle.deploy.kubernetes.wanted import SERVES
 
-NAME = "flights-production"
+NAME, INSTANCE = "flights-production", "app.kubernetes.io/instance"
 
 
 class Place:
@@ -41,7 +41,7 @@ class Place:
         inside.mkdir()
         self.cluster.objects["v1/Pod", "flights", name] = {
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "namespace": "flights", "labels": {SERVES: NAME}},
+            "metadata": {"name": name, "namespace": "flights", "labels": {SERVES: NAME, INSTANCE: NAME}},
             "spec": {"containers": [{"name": "model"}], "volumes": [{"name": "capture"}]},
             "status": {"containerStatuses": [{"name": "model", "state": {"running": {}}}]},
         }  # fmt: skip
@@ -105,7 +105,7 @@ def test_candidate_that_has_a_share_is_collected_from_too(place: Place) -> None:
     write(place.pod("a"), 1)
     write(place.pod("b"), 2)
     labels = place.cluster.objects["v1/Pod", "flights", "b"]["metadata"]["labels"]
-    labels["app.kubernetes.io/instance"] = f"{NAME}-candidate"
+    labels[INSTANCE] = f"{NAME}-candidate"
     assert place.collect().pods == 2
 
 
@@ -240,6 +240,34 @@ def test_leaving_pod_is_asked_until_it_has_ended(place: Place) -> None:
     assert len(place.ids) == 3
     place.collect()
     assert place.warnings == [], "nothing of it is lost"
+
+
+@pytest.mark.parametrize("what", ["candidate", "everything"])
+def test_pod_that_is_not_wanted_any_more_is_waited_for_before_the_cluster_tells_it(
+    place: Place, what: str
+) -> None:
+    inside = place.pod("a")
+    write(inside, 1)
+    place.collect()
+    if what == "candidate":  # of a share that has ended
+        pod = place.cluster.objects["v1/Pod", "flights", "a"]
+        pod["metadata"]["labels"][INSTANCE] = f"{NAME}-candidate"
+    else:
+        kubernetes.stop(place.home, cluster=place.cluster)
+    clock = Clock()
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.now > 10:
+            place.gone("a")
+        elif clock.now > 5:
+            write(inside, 2)
+            place.told_to_end("a")
+
+    capture.collect_leaving(
+        place.home, cluster=place.cluster, report=place.report, now=clock, sleep=sleep
+    )
+    assert set(place.ids) == {"local.1.abc.1", "local.1.abc.2"}
 
 
 def test_leaving_pods_that_captured_nothing_are_not_waited_for(place: Place) -> None:

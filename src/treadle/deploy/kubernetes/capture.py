@@ -104,7 +104,7 @@ def _collect(
     failed: list[TreadleError] = []
     done = Collected()
     for name, pod in sorted(there.items()):
-        if not _asks(pod) or (leaving and not _leaving(pod)):
+        if not _asks(pod) or (leaving and not _leaving(pod, known)):
             continue
         try:
             taken, size, end = _take(cluster, known.namespace, name, env_folder)
@@ -157,7 +157,7 @@ def collect_leaving(
     until = now() + limit_s
     total = Collected()
     said = False
-    while leaving := [pod for pod in _pods(cluster, known) if _leaving(pod) and _asks(pod)]:
+    while leaving := [pod for pod in _pods(cluster, known) if _leaving(pod, known) and _asks(pod)]:
         busy = supervision.read(env_folder / STATE, Known) or Known()
         if said and not any(_segments(busy, pod) for pod in leaving):
             break  # nobody asked them anything
@@ -244,8 +244,14 @@ def _asks(pod: Object) -> bool:
     return any(one.get("name") == CONTAINER and "running" in (one.get("state") or {}) for one in states)  # fmt: skip
 
 
-def _leaving(pod: Object) -> bool:
-    return bool(pod["metadata"].get("deletionTimestamp"))
+def _leaving(pod: Object, known: service.Deployed) -> bool:
+    """Whether it was told to end, or will be: the cluster does so a moment after its Deployment was
+    deleted."""
+    meta = pod["metadata"]
+    if meta.get("deletionTimestamp") or not (known.release or known.rolling):
+        return True
+    candidate = (meta.get("labels") or {}).get("app.kubernetes.io/instance") != known.name
+    return candidate and known.split is None and not known.rolling
 
 
 def _gone(cluster: Cluster, namespace: str, name: str) -> bool:
