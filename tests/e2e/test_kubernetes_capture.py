@@ -82,6 +82,23 @@ def test_roll_out_and_down_keep_every_request_that_was_answered(project: Project
     assert {one.release for one in records} == {1, 2}
 
 
+def test_shares_that_move_keep_what_both_releases_answered(project: Project) -> None:
+    more_data(project, 41)
+    project("up")
+    clients = Clients(project, number=8, rate=16)
+    said = project("traffic", "--release", "1", "--weight", "50", "--yes").err
+    time.sleep(5)
+    said += project("traffic", "--weight", "0", "--yes").err
+    told = clients.done(stop=True)
+    assert told["failures"] == []
+    assert {"1", "2"} <= set(told["versions"])
+    project("down")
+    records = captured(project)
+    assert len({one.id for one in records}) == len(records), "nothing is doubled"
+    assert len(records) == told["answered"], said
+    assert {one.release for one in records} == {1, 2}
+
+
 def test_collection_that_is_killed_is_made_good_and_doubles_nothing(project: Project) -> None:
     ids = project("predict", "houses.csv", "-n", "5", "--json").json["ids"]
     killed = project("lineage", ids[0], code=None, env={"TREADLE_CRASH": "capture.stored"})
