@@ -143,6 +143,7 @@ def test_who_may_not_run_commands_in_pods_is_told_the_role_and_still_rolls_out(
     ran = project("monitor", env=env, code=3)
     assert "pods/exec" in ran.err
     project("down", env=env)
+    kubectl("delete", "namespace", project.namespace, "--wait=false")  # that account may not
 
 
 def _account(namespace: str, folder: Path) -> tuple[Path, str]:
