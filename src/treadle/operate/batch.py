@@ -185,6 +185,11 @@ class Batcher(Generic[W, R]):
             self._tick()
         return job
 
+    def hurry(self) -> None:
+        """Call the model now for what waits, if it is idle: nobody else comes in this turn."""
+        if self._waiting and not self._running:
+            self._dispatch()
+
     def quick(self, rows: int) -> bool:
         """Whether a call for so many rows may be made on this thread now."""
         if self._running or self._waiting or rows > self._limits.max_batch_rows:

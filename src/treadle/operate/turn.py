@@ -87,14 +87,21 @@ class Turn:
 
     def _over(self) -> None:
         asked, self._asked = self._asked, []
-        asked = [one for one in asked if not one.gone]
-        if not asked or self._answered(asked):
+        if len(asked) == 1:  # what is good for many costs one a tenth more
+            self._by_themselves(asked)
+            self._plane.batcher.hurry()
             return
+        asked = [one for one in asked if not one.gone]
+        if asked and not self._answered(asked):
+            self._by_themselves(asked)
+
+    def _by_themselves(self, asked: list[Asked]) -> None:
         for one in asked:
-            try:
-                one.behind = self._alone(one.head, one.body, one.respond)
-            except Exception:
-                _log.exception("a request could not be answered")
+            if not one.gone:
+                try:
+                    one.behind = self._alone(one.head, one.body, one.respond)
+                except Exception:
+                    _log.exception("a request could not be answered")
 
     def _answered(self, asked: list[Asked]) -> bool:
         """Answer them, or queue what was decoded; False where nothing was done."""
