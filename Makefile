@@ -39,7 +39,7 @@ test-images: $(VENV)/installed  ## images: Docker, a registry and independent re
 	@TREADLE_NO_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m images --timeout 900
 
 test-cluster: $(VENV)/installed  ## Kubernetes: against the kubeconfig's current context; none may be skipped
-	@TREADLE_NO_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m cluster --timeout 900
+	@TREADLE_NO_SKIPS=1 $(BIN)/python -m pytest -n 3 --dist worksteal -q -m "cluster and not soak" --timeout 900
 
 clients: $(VENV)/installed  ## the clients of the model server that the slow tests ask it with
 	@tests/real_clients/setup

@@ -158,6 +158,7 @@ def test_24_what_is_not_wanted_any_more_is_pruned_and_a_claim_is_not(
 # ---- roll-outs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.soak  # test_rollout has the same with more requests
 def test_30_rolling_update_and_rollback_lose_no_request_of_keep_alive_clients(
     project: Project,
 ) -> None:
@@ -174,6 +175,7 @@ def test_30_rolling_update_and_rollback_lose_no_request_of_keep_alive_clients(
     assert told["answered"] >= 5_000, told["answered"]
 
 
+@pytest.mark.soak  # test_rollout has the same with more requests
 def test_31_deleting_a_pod_and_scaling_down_lose_no_request(make: Callable[..., Project]) -> None:
     project = make(", replicas: 3")
     project("up")

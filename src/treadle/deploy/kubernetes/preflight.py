@@ -117,7 +117,7 @@ def before_apply(
     wrong = [one for one in findings if one.state == "missing"]
     if wrong:
         lines = "".join(f"\n  {one.name}: {one.found}" for one in wrong)
-        hints = [one.fix for one in wrong if one.fix and "\n" not in one.fix]
+        hints = [one.fix for one in wrong if one.fix and one.name != "permissions"]
         raise Refused(
             f"the cluster of {context} cannot take {wanted.environment}; nothing was applied:{lines}",
             hint="; ".join(hints) if len(hints) == len(wrong)
