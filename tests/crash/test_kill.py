@@ -28,6 +28,7 @@ NOT_IN_FIRST_UP = {
     "batch.wanted",  # and tests/e2e/test_kubernetes_batch.py
     "batch.applied",
     "batch.ended",
+    "capture.stored",  # and tests/e2e/test_kubernetes_capture.py
     "gc.delete",
     "monitor.stored",
     "recorder.spawn.before",
