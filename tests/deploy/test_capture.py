@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,42 @@ def test_what_cannot_be_collected_beside_a_roll_out_is_said_and_stops_nothing(
 def test_environment_that_was_never_rolled_out_has_nothing_to_collect(tmp_path: Path) -> None:
     assert capture.collect(tmp_path) == capture.Collected()
     assert capture.collect_leaving(tmp_path) == capture.Collected()
+
+
+def test_look_that_fails_beside_a_roll_out_is_followed_by_others(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(place.pod("a"), 1)
+    monkeypatch.setattr(capture, "_LOOK_S", 0.01)
+    place.cluster.forbidden.add(("create", "v1/Pod/exec"))
+    with capture.beside(place.home, cluster=place.cluster, report=place.report):
+        until = time.monotonic() + 20
+        while not place.warnings and time.monotonic() < until:
+            time.sleep(0.01)
+        place.cluster.forbidden.clear()
+        while not place.ids and time.monotonic() < until:
+            time.sleep(0.01)
+    assert len(place.ids) == 1
+
+
+def test_look_that_fails_at_leaving_pods_is_followed_by_others(place: Place) -> None:
+    inside = place.pod("a")
+    write(inside, 1)
+    place.collect()
+    write(inside, 2)
+    place.told_to_end("a")
+    place.cluster.forbidden.add(("create", "v1/Pod/exec"))
+    clock, looks = Clock(), 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        clock.sleep(seconds)
+        place.cluster.forbidden.clear()
+        if looks > 1:
+            place.gone("a")
+
+    capture.collect_leaving(
+        place.home, cluster=place.cluster, report=place.report, now=clock, sleep=sleep
+    )
+    assert len(place.ids) == 2

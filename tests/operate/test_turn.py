@@ -280,3 +280,29 @@ def test_any_mix_of_numbers_is_answered_as_each_alone(
 ) -> None:
     bodies = [msgspec.json.encode({"inputs": part}) for part in parts]
     assert said(World(of_numbers).together(bodies)) == said(World(of_numbers).alone(bodies))
+
+
+def test_request_whose_answering_raises_is_answered_with_500(
+    loaded: model.LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("of the server itself")
+
+    world = World(loaded)
+    monkeypatch.setattr(world.service._scorings, "_alone", fails)
+    (reply,) = world.together([rows(1)])
+    assert (reply.status, json.loads(reply.body)["message"]) == (500, "the server failed")
+
+
+def test_answers_that_cannot_be_encoded_are_captured_once_and_fail_each(
+    loaded: model.LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> list[bytes]:
+        raise TypeError("no JSON for it")
+
+    world = World(loaded, Capture(tmp_path, environment="local", release=7, instance="abc"))
+    monkeypatch.setattr(world.service._scoring, "encode_all", fails)
+    replies = world.together([rows(1), rows(1)])
+    world.service.close()
+    assert [reply.status for reply in replies] == [200, 200]  # by the ordinary way
+    assert len(list(segments.read_segments(tmp_path))) == 2

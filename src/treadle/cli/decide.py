@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from treadle.cli.options import ENVIRONMENT
+from treadle.cli.options import DRY_RUN, ENVIRONMENT, PODS, REASON, YES
 from treadle.cli.output import Console, common
 from treadle.loop.project import open_project
 
@@ -43,12 +43,10 @@ def approve(
     "--weight", type=click.IntRange(1, 99), metavar="PERCENT",
     help="Only a share of the requests, beside the champion (Kubernetes; then: treadle traffic).",
 )  # fmt: skip
-@click.option(
-    "--pods", type=click.IntRange(2), help="Of both together, where pods divide the requests."
-)
-@click.option("--reason", default="", help="Why; it stands in the ledger under your name.")
-@click.option("--dry-run", is_flag=True, help="Only the preview.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@PODS
+@REASON
+@DRY_RUN
+@YES
 @common
 def promote(
     *,
@@ -89,9 +87,9 @@ def promote(
 @click.option(
     "--to", "number", type=click.IntRange(1), help="A release; by default the one before."
 )
-@click.option("--reason", default="", help="Why; it stands in the ledger under your name.")
-@click.option("--dry-run", is_flag=True, help="Only the preview.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@REASON
+@DRY_RUN
+@YES
 @common
 def rollback(
     *,
@@ -131,12 +129,10 @@ def rollback(
     "--weight", type=click.IntRange(0, 100), metavar="PERCENT",
     help="Its share; 0 gives all back to the champion, 100 makes it champion.",
 )  # fmt: skip
-@click.option(
-    "--pods", type=click.IntRange(2), help="Of both together, where pods divide the requests."
-)
-@click.option("--reason", default="", help="Why; it stands in the ledger under your name.")
-@click.option("--dry-run", is_flag=True, help="Only the preview.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@PODS
+@REASON
+@DRY_RUN
+@YES
 @common
 def traffic(
     *,

@@ -105,13 +105,11 @@ class Plane:
         """Whether so many requests may be answered at once, if they are of a row each."""
         return self.batcher.quick(requests)
 
-    def at_once(
-        self, together: Together, began: float, headers: Sequence[Mapping[bytes, bytes]]
-    ) -> tuple[Outputs, list[bytes]] | None:
-        """Answer requests that came in one turn of the loop, the first at `began`: the outputs for
-        all their rows, and a prediction id for each. None where they are to be submitted.
+    def at_once(self, together: Together, began: float) -> Outputs | None:
+        """The outputs for all rows of requests that came in one turn of the loop, the first at
+        `began`. None where they are to be submitted.
 
-        Raises whatever is wrong with a row, or what the model raises; nothing is captured then.
+        Raises whatever is wrong with a row, or what the model raises.
         """
         several = len(together.parts) > 1
         query = together.whole()
@@ -122,16 +120,23 @@ class Plane:
             if not self.model.plain(admitted):
                 return None
             admitted.several = True
-        outputs = self.batcher.at_once(admitted, len(together.parts), began)
-        if outputs is None:
-            return None
+        return self.batcher.at_once(admitted, len(together.parts), began)
+
+    def identify(
+        self,
+        together: Together,
+        outputs: Outputs,
+        began: float,
+        headers: Sequence[Mapping[bytes, bytes]],
+    ) -> list[bytes]:
+        """A prediction id for each of these requests, which are answered now; a sample is captured."""
         identities = self._identities().several(self._prefix, len(together.parts))
         capture = self.capture
         if capture is not None:
             wanted = capture.sample(len(identities))
             if wanted:
                 self._take_some(capture, wanted, together, outputs, identities, began, headers)
-        return outputs, identities
+        return identities
 
     def _take_some(
         self,

@@ -75,14 +75,14 @@ class Predictor:
             submit=lambda head, query, respond: self._submit(
                 "/invocations", head, query, self._scored, None, respond
             ),
-            headers=self._headers,
+            headers=self._headers, error=self.error,
         )  # fmt: skip
         self._predictions = Turn(
             plane, metrics, self._predict, _V1, alone=self._v1_alone, kind=_JSON,
             submit=lambda head, query, respond: self._submit(
                 _V1, head, query, self._v1_encoded, None, respond
             ),
-            headers=self._headers,
+            headers=self._headers, error=self.error,
         )  # fmt: skip
         self._count = 0
         self._codecs: ThreadPoolExecutor | None = None

@@ -66,12 +66,15 @@ class Turn:
         alone: Callable[[Head, bytes, Respond], Ticket | None],
         submit: Callable[[Head, Query, Respond], Ticket | None],
         headers: Callable[[Head, bytes], bytes],
+        error: Callable[[int, str, Head], Reply],
         kind: bytes,
     ) -> None:
         """`alone` answers a request the ordinary way, `submit` one that is decoded already;
-        `headers` are those of an answer with this prediction id, `kind` is its content type."""
+        `headers` are those of an answer with this prediction id, `kind` is its content type, `error`
+        makes a reply that says what went wrong."""
         self._plane, self._metrics, self._codec, self._route = plane, metrics, codec, route
         self._alone, self._submit, self._headers, self._kind = alone, submit, headers, kind
+        self._error = error
         self._asked: list[Asked] = []
         self._began = 0.0
 
@@ -102,6 +105,7 @@ class Turn:
                     one.behind = self._alone(one.head, one.body, one.respond)
                 except Exception:
                     _log.exception("a request could not be answered")
+                    one.respond(self._error(500, "the server failed", one.head))
 
     def _answered(self, asked: list[Asked]) -> bool:
         """Answer them, or queue what was decoded; False where nothing was done."""
@@ -117,23 +121,25 @@ class Turn:
             return False
         decoded = perf_counter()
         try:
-            found = plane.at_once(together, self._began, [one.head.headers for one in asked])
+            outputs = plane.at_once(together, self._began)
         except Exception:  # some row is to blame; the ordinary way finds which
-            found = None
-        if found is None:
+            outputs = None
+        if outputs is None:
             for number, one in enumerate(asked):
                 one.behind = self._submit(one.head, together.query(number), one.respond)
             return True
-        outputs, identities = found
         called = perf_counter()
         try:
             bodies = self._codec.encode_all(outputs, together.counts)
         except Exception:
             return False
+        encoded = perf_counter()
         metrics = self._metrics
         count = len(asked)
+        heads = [one.head.headers for one in asked]
+        identities = plane.identify(together, outputs, self._began, heads)
         metrics.parse(decoded - begun, count)
-        metrics.encode(perf_counter() - called, count)
+        metrics.encode(encoded - called, count)
         metrics.request(self._route, 200, count)
         headers, kind = self._headers, self._kind
         for one, body, identity in zip(asked, bodies, identities, strict=True):

@@ -163,7 +163,7 @@ def schedule(
     """Have the CronJob as it should be. Raises Refused or Conflict; then what was before is live."""
     cluster = _begin(env_folder, context, wanted, cluster)
     objects = _objects(cluster, wanted, report)
-    before = service._good(env_folder)
+    before = service.last_good(env_folder)
     own = wanted.wanted
     report(f"applying release {own.release} to {own.namespace}", release=own.release)
     try:
@@ -174,7 +174,7 @@ def schedule(
                 apply.apply(cluster, before, own.name, own.namespace, report=report)
         raise
     crash.point("batch.applied")
-    service._write(env_folder / service.GOOD, objects)
+    service.keep_good(env_folder, objects)
     return found
 
 

@@ -168,7 +168,15 @@ def collect_leaving(
             if any(_segments(busy, pod) for pod in leaving):
                 report("waiting for what the leaving pods capture to their end")
             said = True
-        done = collect(env_folder, cluster=cluster, leaving=True, report=report)
+        try:
+            done = collect(env_folder, cluster=cluster, leaving=True, report=report)
+        except StateCorrupt:
+            raise
+        except TreadleError:
+            if now() > until - _LOOK_S:
+                raise
+            sleep(_LOOK_S)  # they are there for some seconds more
+            continue
         total = Collected(
             max(total.pods, done.pods), total.segments + done.segments, total.bytes + done.bytes
         )
@@ -192,13 +200,18 @@ def beside(
     over = threading.Event()
 
     def run() -> None:
-        try:
-            collect(env_folder, report=report, cluster=cluster)
-            while not over.wait(_LOOK_S):
-                collect(env_folder, report=report, cluster=cluster, leaving=True)
-        except TreadleError as error:
-            words = f"what the pods captured is not collected: {error.message}"
-            report(words + (f" ({error.hint})" if error.hint else ""), warning=True)
+        first, said = True, set()
+        while True:
+            try:
+                collect(env_folder, report=report, cluster=cluster, leaving=not first)
+                first = False
+            except TreadleError as error:  # one look that fails is no reason to stop looking
+                words = f"what the pods captured is not collected: {error.message}"
+                if words not in said:
+                    report(words + (f" ({error.hint})" if error.hint else ""), warning=True)
+                said.add(words)
+            if over.wait(_LOOK_S):
+                return
 
     thread = threading.Thread(target=run, name="collect", daemon=True)
     thread.start()

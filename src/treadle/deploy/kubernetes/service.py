@@ -109,7 +109,7 @@ def _beside(cluster: Cluster, known: Deployed) -> str | None:
 
 def _differing(cluster: Cluster, env_folder: Path, known: Deployed) -> list[str]:
     """Fields in which the live objects are not what was applied."""
-    objects = _good(env_folder)
+    objects = last_good(env_folder)
     if not objects:
         return []
     try:
@@ -188,7 +188,7 @@ def roll_out(
     for words in manifest.left_out(wanted, kinds):
         report(f"left out: {words}", warning="route:" in words)
     objects = manifest.render(wanted, kinds=kinds)
-    before = _good(env_folder)
+    before = last_good(env_folder)
     known = Deployed(context, wanted.namespace, wanted.name)
     present = supervision.read(env_folder / STATE, Deployed)
     refuse_moved(env_folder, context, wanted.namespace)
@@ -223,14 +223,14 @@ def roll_out(
             apply.prune(cluster, objects, wanted.name, wanted.namespace, report=report)
     except Refused as error:
         report(error.message, warning=True)  # at once: going back takes a while
-        words = _take_back(cluster, wanted, before, report)
+        words = take_back(cluster, wanted, before, report)
         supervision.write(env_folder / STATE, replace(begun, rolling=0))
         raise Refused(
             f"release {wanted.release} did not get ready: {error.message}; {words}",
             hint=error.hint,
         ) from error
     crash.point("deploy.swapped")
-    _write(env_folder / GOOD, objects)
+    keep_good(env_folder, objects)
     served = replace(
         known, release=wanted.release, content=wanted.content, image=wanted.image, since=started
     )
@@ -265,7 +265,7 @@ def _confirm(context: str, environment: str) -> None:
         )
 
 
-def _take_back(
+def take_back(
     cluster: Cluster, wanted: Wanted, before: Sequence[dict[str, Any]], report: Report
 ) -> str:
     """Have the last good objects live again; in words, how that went."""
@@ -299,14 +299,16 @@ def stop(
     return any(one.action == "pruned" for one in found)
 
 
-def _good(env_folder: Path) -> list[dict[str, Any]]:
+def last_good(env_folder: Path) -> list[dict[str, Any]]:
+    """The objects that were last found to work; none where nothing was."""
     try:
         return list(json.loads((env_folder / GOOD).read_bytes()))
     except (FileNotFoundError, ValueError):
         return []
 
 
-def _write(path: Path, objects: Sequence[dict[str, Any]]) -> None:
+def keep_good(env_folder: Path, objects: Sequence[dict[str, Any]]) -> None:
+    """Remember objects that were found to work."""
     from treadle.clients.files import write_file
 
-    write_file(path, json.dumps(list(objects), indent=1).encode())
+    write_file(env_folder / GOOD, json.dumps(list(objects), indent=1).encode())

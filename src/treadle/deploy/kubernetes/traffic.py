@@ -19,14 +19,13 @@ from treadle.base.errors import Refused, UsageError
 from treadle.base.log import Report, silent
 from treadle.deploy.kubernetes import apply, manifest, wait, weights
 from treadle.deploy.kubernetes.service import (
-    GOOD,
     STATE,
     Deployed,
-    _good,
-    _take_back,
-    _write,
     cluster_of,
+    keep_good,
+    last_good,
     reach,
+    take_back,
 )
 from treadle.deploy.kubernetes.wanted import SERVES
 from treadle.deploy.target import How, Split
@@ -77,7 +76,7 @@ def weigh(
     if cluster is None:
         cluster = reach(context, stable.environment)
     kinds = cluster.kinds() & manifest.CUSTOM.keys()
-    before = _good(env_folder)
+    before = last_good(env_folder)
     supervision.write(env_folder / STATE, replace(known, rolling=split.release))
     report(f"dividing the requests: {split.words}")
     crash.point("deploy.wanted")
@@ -92,14 +91,14 @@ def weigh(
             _settled(cluster, stable, step, report, deadline_s, sleep)
         apply.prune(cluster, objects, stable.name, stable.namespace, report=report)
     except Refused as error:
-        words = _take_back(cluster, stable, before, report)
+        words = take_back(cluster, stable, before, report)
         supervision.write(env_folder / STATE, replace(known, rolling=0))
         raise Refused(
             f"release {split.release} did not get its share: {error.message}; {words}",
             hint=error.hint,
         ) from error
     crash.point("deploy.swapped")
-    _write(env_folder / GOOD, objects)
+    keep_good(env_folder, objects)
     supervision.write(env_folder / STATE, replace(known, rolling=0, split=split))
 
 
