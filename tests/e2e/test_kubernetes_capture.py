@@ -66,7 +66,6 @@ def test_requests_become_a_window_and_lead_back_to_the_data(project: Project) ->
         assert ".msgpack" not in left, "what was collected is not there any more"
 
 
-@pytest.mark.soak  # on a busy machine the collection beside a roll-out may come too late
 def test_roll_out_and_down_keep_every_request_that_was_answered(project: Project) -> None:
     clients = Clients(project, number=4, rate=16)
     time.sleep(3)
@@ -83,7 +82,7 @@ def test_roll_out_and_down_keep_every_request_that_was_answered(project: Project
     assert {one.release for one in records} == {1, 2}
 
 
-@pytest.mark.soak
+@pytest.mark.soak  # once 2 of 1,028 were missing, and the cause is not proven
 def test_shares_that_move_keep_what_both_releases_answered(project: Project) -> None:
     more_data(project, 41)
     project("up")
