@@ -63,6 +63,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Free at once."""
         self.transport = transport  # type: ignore[assignment]
+        if self.client.closing:  # a replacement that came too late: nobody would close it
+            transport.close()
+            return
         self.client.open_connections.add(self)
         self.client.free(self)
 
@@ -123,7 +126,7 @@ class Client:
         self.identities = array("q")
         self.sent = self.wrong = self.lost = self.refused = self.late = 0
         self.reasons: collections.Counter[str] = collections.Counter()
-        self.closed_loop = self.ended = False
+        self.closed_loop = self.ended = self.closing = False
         self.decode = msgspec.json.Decoder().decode
         self.finished, self.emptied = asyncio.Event(), asyncio.Event()
         self.loop = asyncio.get_running_loop()
@@ -246,7 +249,7 @@ class Client:
 
     async def close(self) -> None:
         """Close every connection."""
-        self.ended = True
+        self.ended = self.closing = True
         for connection in self.open_connections.copy():
             connection.close()
         if self.open_connections:

@@ -97,6 +97,22 @@ def test_a_connection_that_breaks_loses_its_request_and_is_replaced():
     assert found["answers"] == 180
 
 
+def test_replacement_that_comes_when_all_are_closed_keeps_nobody_waiting():
+    async def whole():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Server({}), "127.0.0.1", 0)
+        client = soak.Client(server.sockets[0].getsockname()[1], [], tolerance=0, connections=2)
+        await client.open()
+        late = loop.create_task(client._again())
+        await asyncio.sleep(0)
+        closed = loop.create_task(client.close())
+        await asyncio.wait_for(asyncio.gather(late, closed), 10)
+        server.close()
+        return client.open_connections
+
+    assert asyncio.run(whole()) == set()
+
+
 def test_latency_counts_from_when_a_request_was_to_be_sent():
     """One connection, 20 ms an answer: 10 requests due at once wait for one another."""
     found = pace(rate=10_000, seconds=0.001, connections=1, wait=0.02)

@@ -30,6 +30,8 @@ from treadle.base.segment_stream import End, Sent
 
 FINISH_S = 3.0
 """So long a server may take to finish the segments that it writes."""
+_QUEUED_S = 0.3
+"""What was captured is in a file after at most so long (`capture.LATEST_S`, and a little)."""
 _ENDED, _FULL = "ended", ".full"
 _PIECE = 1 << 18
 
@@ -124,8 +126,10 @@ def _full(folder: Path) -> int:
 def _have_finished(folder: Path, server: int, finish_s: float) -> None:
     """Return when the segments that were being written are finished, or it takes too long."""
     writing = {path for _, path in segments.segment_files(folder) if path.suffix == ".open"}
-    if not writing or not _ask(server):
+    if not _ask(server):
         return
+    if not writing:
+        time.sleep(_QUEUED_S)  # what was answered a moment ago is in no file yet
     until = time.monotonic() + finish_s
     while any(path.exists() for path in writing) and time.monotonic() < until:
         time.sleep(0.02)
