@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
 import io
@@ -21,6 +20,7 @@ from tests.e2e.conftest import Project
 from tests.e2e.test_kubernetes import cache, make, more_data  # noqa: F401 - fixtures
 from tests.support import cluster, s3
 from tests.support.cluster import kubectl
+from tests.support.on_cluster import OnClaim, ended
 from tests.support.projects import houses_csv
 
 from treadle.base.errors import DataRefused, Refused
@@ -33,80 +33,8 @@ NAME = "houses-nightly"
 WHERE = '{target: batch, of: local, input: "claim://scores/incoming/*.csv", output: "claim://scores/forecasts/", cpu: 50m, memory: 512Mi'
 
 
-class OnClaim:
-    """A pod of the tests' own that sees the claim."""
-
-    def __init__(self, project: Project, claim: str = "scores") -> None:
-        self.namespace, self.name = project.namespace, f"looker-{secrets.token_hex(3)}"
-        kubectl("apply", "-f", "-", document={
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": self.name, "namespace": self.namespace},
-            "spec": {
-                "restartPolicy": "Never", "automountServiceAccountToken": False,
-                "terminationGracePeriodSeconds": 0,
-                "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-                "containers": [{
-                    "name": "looker", "image": served_image(project), "command": ["python", "-c", "import time; time.sleep(3600)"],
-                    "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                    "volumeMounts": [{"name": "claim", "mountPath": "/claim"}],
-                }],
-                "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": claim}}],
-            },
-        })  # fmt: skip
-        kubectl(
-            "wait", f"pod/{self.name}", "-n", self.namespace,
-            "--for=jsonpath={.status.phase}=Running", "--timeout=90s",
-        )  # fmt: skip
-
-    def run(self, program: str, *arguments: str) -> str:
-        return kubectl(
-            "exec", self.name, "-n", self.namespace, "--", "python", "-c", program, *arguments
-        )
-
-    def write(self, path: str, text: str) -> None:
-        self.run(
-            "import base64,os,sys; p='/claim/'+sys.argv[1]; os.makedirs(os.path.dirname(p), exist_ok=True);"
-            "open(p,'wb').write(base64.b64decode(sys.argv[2]))",
-            path, base64.b64encode(text.encode()).decode(),
-        )  # fmt: skip
-
-    def read(self, path: str) -> bytes:
-        program = "import base64,sys; print(base64.b64encode(open('/claim/'+sys.argv[1],'rb').read()).decode())"
-        return base64.b64decode(self.run(program, path))
-
-    def names(self, folder: str) -> list[str]:
-        program = "import os,sys; p='/claim/'+sys.argv[1]; print(*(os.listdir(p) if os.path.isdir(p) else []), sep='\\n')"
-        return sorted(self.run(program, folder).split())
-
-    def scores(self) -> pd.DataFrame:
-        name = self.names("forecasts")[-1]
-        return pd.read_parquet(io.BytesIO(self.read(f"forecasts/{name}")))
-
-
-def served_image(project: Project) -> str:
-    live = json.loads(
-        kubectl("get", "deployment", "houses-local", "-n", project.namespace, "-o", "json")
-    )
-    return live["spec"]["template"]["spec"]["containers"][0]["image"]
-
-
 def live(project: Project, kind: str, name: str = NAME) -> dict[str, Any]:
     return json.loads(kubectl("get", kind, name, "-n", project.namespace, "-o", "json"))
-
-
-def ended(namespace: str, job: str, within_s: float = 120) -> dict[str, Any]:
-    """A Job's conditions when it has ended."""
-    until = time.monotonic() + within_s
-    while True:
-        told = json.loads(kubectl("get", "job", job, "-n", namespace, "-o", "json"))
-        found = {
-            c["type"] for c in told["status"].get("conditions", []) if c["status"] == "True"
-        } & {"Complete", "Failed"}
-        if found:
-            return {**told["status"], "ended": found.pop()}
-        assert time.monotonic() < until, told["status"]
-        time.sleep(0.5)
 
 
 def pods(namespace: str, job: str) -> list[dict[str, Any]]:
@@ -139,7 +67,7 @@ def test_cron_job_writes_scores_to_a_claim_that_lead_back_to_the_data(
     project("up", "--env", "nightly")
     assert live(project, "pvc", "scores")["spec"]["resources"]["requests"]["storage"] == "64Mi"
     claim = OnClaim(project)
-    claim.write("incoming/monday.csv", houses_csv(40, seed=5))
+    claim.write("incoming/monday.csv", houses_csv(40, seed=5).encode())
     kubectl(
         "create", "job", f"{NAME}-tonight", "--from", f"cronjob/{NAME}", "-n", project.namespace
     )
@@ -211,7 +139,7 @@ def test_job_scores_once_an_up_and_bad_input_fails_it_in_one_attempt(
     ran = project("up", "--env", "nightly", code=2)  # there is no file yet
     assert "claim://scores/incoming/*.csv: no such file" in ran.err
     claim = OnClaim(project)
-    claim.write("incoming/monday.csv", houses_csv(40, seed=5))
+    claim.write("incoming/monday.csv", houses_csv(40, seed=5).encode())
     done = project("up", "--env", "nightly", "--json").json
     assert done["made"]["rows"] == "40"
     first = claim.scores()["prediction_id"][0]
@@ -220,7 +148,7 @@ def test_job_scores_once_an_up_and_bad_input_fails_it_in_one_attempt(
     assert done["next"] == f"treadle lineage {first}"
 
     # 15: one pod, one attempt, the pod's own words and the exit code of the command line.
-    claim.write("incoming/tuesday.csv", "area,price\n1,2\n")
+    claim.write("incoming/tuesday.csv", b"area,price\n1,2\n")
     ran = project("up", "--env", "nightly", code=3)
     assert "claim://scores/incoming/tuesday.csv lacks rooms" in ran.err
     job = project.ledger()[0]["evidence"]["job"]
@@ -234,7 +162,7 @@ def test_job_scores_once_an_up_and_bad_input_fails_it_in_one_attempt(
 
     # 28: a command that is killed before, while or after the Job runs is taken up; one Job, one
     # file, one entry each.
-    claim.write("incoming/tuesday.csv", houses_csv(5, seed=6))
+    claim.write("incoming/tuesday.csv", houses_csv(5, seed=6).encode())
     for number, point in enumerate(("batch.wanted", "batch.applied", "batch.ended"), 2):
         killed = project("up", "--env", "nightly", code=None, env={"TREADLE_CRASH": point})
         assert killed.code != 0
@@ -412,7 +340,7 @@ def test_12_scoring_pod_reaches_nothing(project: Project) -> None:
 
 
 def test_scoring_pods_are_no_part_of_the_service(project: Project, tmp_path: Path) -> None:
-    OnClaim(project).write("incoming/bad.csv", "area,price\n1,2\n")
+    OnClaim(project).write("incoming/bad.csv", b"area,price\n1,2\n")
     with contextlib.closing(cluster.connect()) as connected:
         with pytest.raises(DataRefused, match="lacks rooms"):
             batch.run(tmp_path, cluster.context(), wanted(project), cluster=connected)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import json
 import secrets
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tests.e2e.conftest import Project
 from tests.support import base_image, cluster, images
 from tests.support.cluster import kubectl
@@ -24,6 +29,8 @@ class OnCluster(Project):
 
     namespace: str
     cache: Path
+    objects: str = NAME
+    """What the served environment's objects are called."""
 
     @property
     def environ(self) -> dict[str, str]:
@@ -41,12 +48,13 @@ class OnCluster(Project):
         """Houses that make another model of the next turn."""
         (self.folder / f"houses-{seed}.csv").write_text(houses_csv(200, seed))
 
-    def live(self, kind: str = "deployment", name: str = NAME) -> dict[str, Any]:
+    def live(self, kind: str = "deployment", name: str = "") -> dict[str, Any]:
+        name = name or self.objects
         return json.loads(kubectl("get", kind, name, "-n", self.namespace, "-o", "json"))
 
     def pods(self, *, leaving: bool = False) -> list[dict[str, Any]]:
         """The model's pods that nobody has told to end; or those that somebody has."""
-        told = kubectl("get", "pods", "-n", self.namespace, "-l", f"app.kubernetes.io/instance={NAME}", "-o", "json")  # fmt: skip
+        told = kubectl("get", "pods", "-n", self.namespace, "-l", f"app.kubernetes.io/instance={self.objects}", "-o", "json")  # fmt: skip
         return [
             one
             for one in json.loads(told)["items"]
@@ -94,9 +102,9 @@ class Clients:
 
     def __init__(
         self, project: OnCluster, seconds: float = 600, *, label: bool = True, number: int = 20,
-        rate: float = 200, host: str = NAME, port: int = 80, env: dict[str, str] | None = None,
+        rate: float = 200, env: dict[str, str] | None = None,
     ) -> None:  # fmt: skip
-        self.start(project.namespace, project.image, seconds, label=label, number=number, rate=rate, host=host, port=port, env=env)  # fmt: skip
+        self.start(project.namespace, project.image, seconds, label=label, number=number, rate=rate, host=project.objects, port=80, env=env)  # fmt: skip
 
     @classmethod
     def against(cls, namespace: str, image: str, host: str, port: int, **options: Any) -> Clients:
@@ -138,3 +146,71 @@ class Clients:
         told = json.loads(kubectl("logs", self.name, "-n", self.namespace))
         kubectl("delete", "pod", self.name, "-n", self.namespace, "--wait=false")
         return told
+
+
+class OnClaim:
+    """A pod of the tests' own that sees a project's claim."""
+
+    def __init__(self, project: OnCluster, claim: str = "scores") -> None:
+        self.namespace, self.name = project.namespace, f"looker-{secrets.token_hex(3)}"
+        kubectl("apply", "-f", "-", document={
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "spec": {
+                "restartPolicy": "Never", "automountServiceAccountToken": False,
+                "terminationGracePeriodSeconds": 0,
+                "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+                "containers": [{
+                    "name": "looker", "image": project.image, "command": ["python", "-c", "import time; time.sleep(3600)"],
+                    "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "volumeMounts": [{"name": "claim", "mountPath": "/claim"}],
+                }],
+                "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": claim}}],
+            },
+        })  # fmt: skip
+        kubectl(
+            "wait", f"pod/{self.name}", "-n", self.namespace,
+            "--for=jsonpath={.status.phase}=Running", "--timeout=90s",
+        )  # fmt: skip
+
+    def run(self, program: str, *arguments: str) -> str:
+        return kubectl(
+            "exec", self.name, "-n", self.namespace, "--", "python", "-c", program, *arguments
+        )
+
+    def write(self, path: str, content: bytes) -> None:
+        program = (
+            "import pathlib, sys; path = pathlib.Path('/claim', sys.argv[1]);"
+            "path.parent.mkdir(parents=True, exist_ok=True);"
+            "path.write_bytes(sys.stdin.buffer.read())"
+        )
+        command = ["kubectl", "exec", "-i", self.name, "-n", self.namespace, "--", "python", "-c"]
+        subprocess.run([*command, program, path], input=content, check=True)
+
+    def read(self, path: str) -> bytes:
+        program = "import base64,sys; print(base64.b64encode(open('/claim/'+sys.argv[1],'rb').read()).decode())"
+        return base64.b64decode(self.run(program, path))
+
+    def names(self, folder: str) -> list[str]:
+        program = "import os,sys; p='/claim/'+sys.argv[1]; print(*(os.listdir(p) if os.path.isdir(p) else []), sep='\\n')"
+        return sorted(self.run(program, folder).split())
+
+    def scores(self) -> pd.DataFrame:
+        """What the last run wrote below `forecasts`."""
+        name = self.names("forecasts")[-1]
+        return pd.read_parquet(io.BytesIO(self.read(f"forecasts/{name}")))
+
+
+def ended(namespace: str, job: str, within_s: float = 120) -> dict[str, Any]:
+    """A Job's conditions when it has ended."""
+    until = time.monotonic() + within_s
+    while True:
+        told = json.loads(kubectl("get", "job", job, "-n", namespace, "-o", "json"))
+        found = {
+            c["type"] for c in told["status"].get("conditions", []) if c["status"] == "True"
+        } & {"Complete", "Failed"}
+        if found:
+            return {**told["status"], "ended": found.pop()}
+        assert time.monotonic() < until, told["status"]
+        time.sleep(0.5)
