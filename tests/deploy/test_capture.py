@@ -271,6 +271,47 @@ def test_pod_that_is_not_wanted_any_more_is_waited_for_before_the_cluster_tells_
     assert set(place.ids) == {"local.1.abc.1", "local.1.abc.2"}
 
 
+def ends_while_asked(command: Sequence[str]) -> tuple[int, bytes, bytes]:
+    """As a command in a container that is stopped."""
+    return 137, b"", b""
+
+
+def test_leaving_pod_that_ends_while_it_is_asked_is_no_reason_to_warn(place: Place) -> None:
+    place.pod("a")
+    place.told_to_end("a")
+    place.cluster.programs["a"] = ends_while_asked
+    assert place.collect(leaving=True) == capture.Collected()
+    place.gone("a")
+    place.collect()
+    assert place.warnings == []
+
+
+def test_leaving_pod_that_stays_and_cannot_be_asked_is_said(place: Place) -> None:
+    place.pod("a")
+    place.told_to_end("a")
+    place.cluster.programs["a"] = ends_while_asked
+    place.collect(leaving=True)
+    with pytest.raises(Refused, match="137"):
+        place.collect(leaving=True)
+    assert "what a captured is not collected" in place.warnings[0]
+
+
+def test_leaving_pod_that_could_not_be_asked_once_is_asked_again(place: Place) -> None:
+    write(place.pod("a"), 1)
+    program = place.cluster.programs["a"]
+    place.told_to_end("a")
+    place.cluster.programs["a"] = ends_while_asked
+    clock = Clock()
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        place.cluster.programs["a"] = program
+
+    capture.collect_leaving(place.home, cluster=place.cluster, report=place.report, now=clock, sleep=sleep, limit_s=6)  # fmt: skip
+    assert len(place.ids) == 1
+    assert place.warnings == []
+
+
 def test_leaving_pods_that_captured_nothing_are_not_waited_for(place: Place) -> None:
     place.pod("a")
     place.collect()

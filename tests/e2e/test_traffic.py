@@ -235,6 +235,7 @@ ROUTES = {
     "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
     "metadata": {
         "name": "httproutes.gateway.networking.k8s.io",
+        "labels": {"treadle.dev/made-by": "tests"},
         # Without it the API server takes no definition of this protected group.
         "annotations": {"api-approved.kubernetes.io": "unapproved, a test's own"},
     },
@@ -288,25 +289,39 @@ ROUTES = {
 }  # fmt: skip
 
 
+GATEWAYS = f"crd/{ROUTES['metadata']['name']}"
+OURS = "treadle.dev/made-by=tests"
+
+
 @pytest.fixture
 def gateway_api() -> Iterator[None]:
     """A definition with the fields that are used; no gateway stands behind it."""
     cluster.require()
-    name = f"crd/{ROUTES['metadata']['name']}"
-    if kubectl("get", name, "--ignore-not-found", "-o", "name"):
-        yield  # the cluster's own
-        return
-    kubectl("apply", "-f", "-", document=ROUTES)
-    kubectl("wait", name, "--for=condition=Established", "--timeout=30s")
-    yield
-    kubectl("delete", name, "--wait=false")
+    with cluster.alone("gateway-api"):
+        if kubectl("get", GATEWAYS, "--ignore-not-found", "-o", "name"):
+            yield  # the cluster's own
+            return
+        kubectl("apply", "-f", "-", document=ROUTES)
+        kubectl("wait", GATEWAYS, "--for=condition=Established", "--timeout=30s")
+        yield
+        kubectl("delete", GATEWAYS)
 
 
+@pytest.fixture
+def no_gateway_api() -> Iterator[None]:
+    """No such kind, as long as the test runs."""
+    cluster.require()
+    with cluster.alone("gateway-api"):
+        kubectl("delete", "crd", "-l", OURS)  # of tests that were killed
+        if kubectl("get", GATEWAYS, "--ignore-not-found", "-o", "name"):
+            pytest.skip("this cluster has Gateway API")
+        yield
+
+
+@pytest.mark.usefixtures("no_gateway_api")
 def test_13_route_is_left_out_aloud_where_there_is_no_such_kind(
     make: Callable[..., OnCluster],
 ) -> None:
-    if kubectl("get", "crd", ROUTES["metadata"]["name"], "--ignore-not-found", "-o", "name"):
-        pytest.skip("this cluster has Gateway API")
     project = make(", replicas: 1, route: {gateway: infra/public}")
     said = project("up").err
     assert "no HTTPRoute" in said

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import json
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +47,14 @@ def require() -> None:
         pytest.fail(why)
     if why:
         pytest.skip(why)
+
+
+@contextlib.contextmanager
+def alone(what: str) -> Iterator[None]:
+    """No other of the tests' processes has to do with something that a cluster has once."""
+    with open(Path(tempfile.gettempdir(), f"treadle-tests-{what}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @functools.cache

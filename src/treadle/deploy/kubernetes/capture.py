@@ -21,7 +21,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -52,6 +52,8 @@ class Pod:
     at: str
     segments: int = 0
     """Taken from it until then."""
+    unasked: bool = False
+    """It was told to end and could not be asked when it was last looked at."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,12 @@ def _collect(
         except TreadleError as error:
             if isinstance(error, StateCorrupt):
                 raise
+            said = pods.get(name, Pod(""))
             if _gone(cluster, known.namespace, name):
                 there.pop(name)  # it ended while it was asked
+            elif _leaving(pod, known) and not said.unasked:
+                # It ended, most likely, and the cluster knows a moment later: the next look tells.
+                pods[name] = replace(said, unasked=True)
             else:
                 failed.append(error)
                 report(f"what {name} captured is not collected: {error.message}", warning=True)
@@ -159,13 +165,13 @@ def collect_leaving(
     said = False
     while leaving := [pod for pod in _pods(cluster, known) if _leaving(pod, known) and _asks(pod)]:
         busy = supervision.read(env_folder / STATE, Known) or Known()
-        if said and not any(_segments(busy, pod) for pod in leaving):
+        if said and not any(_may_have(busy, pod) for pod in leaving):
             break  # nobody asked them anything
         if now() > until:
             report("pods that were told to end still answer; the next collection asks them again")
             break
         if not said:
-            if any(_segments(busy, pod) for pod in leaving):
+            if any(_may_have(busy, pod) for pod in leaving):
                 report("waiting for what the leaving pods capture to their end")
             said = True
         try:
@@ -180,7 +186,8 @@ def collect_leaving(
         total = Collected(
             max(total.pods, done.pods), total.segments + done.segments, total.bytes + done.bytes
         )
-        if any(_segments(busy, pod) for pod in leaving) or done.segments:
+        busy = supervision.read(env_folder / STATE, Known) or Known()
+        if any(_may_have(busy, pod) for pod in leaving) or done.segments:
             sleep(_LOOK_S)
     return total
 
@@ -230,10 +237,10 @@ def since_last_s(env_folder: Path) -> float:
         return math.inf
 
 
-def _segments(known: Known, pod: Object) -> int:
-    """How many were taken from a pod of which there may be more."""
+def _may_have(known: Known, pod: Object) -> bool:
+    """Whether there may be more in a pod: it had something, or nobody knows."""
     found = known.pods.get(str(pod["metadata"]["name"]))
-    return 0 if found is None else found.segments
+    return found is not None and bool(found.segments or found.unasked)
 
 
 # ---- pods ----------------------------------------------------------------------------------------
