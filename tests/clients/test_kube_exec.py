@@ -50,7 +50,13 @@ class Server:
         self._server.shutdown()
         self._thread.join()
 
-    def run(self, user: dict[str, Any] | None = None, prefix: str = "", **more: str) -> bytes:
+    def run(
+        self,
+        user: dict[str, Any] | None = None,
+        prefix: str = "",
+        patience_s: float = 20,
+        **more: str,
+    ) -> bytes:
         """Output of a command, by a kubeconfig of this server."""
         about = {"server": f"{self.scheme}://127.0.0.1:{self.port}{prefix}", **more}
         told = {
@@ -61,7 +67,7 @@ class Server:
         self.kubeconfig.write_text(json.dumps(told))
         cluster = ApiCluster("c")
         try:
-            return b"".join(cluster.execute("n", "p", ["say", "a b&c"], container="main"))
+            return b"".join(cluster.execute("n", "p", ["say", "a b&c"], container="main", patience_s=patience_s))  # fmt: skip
         finally:
             cluster.close()
 
@@ -227,6 +233,35 @@ def test_tls_is_by_the_kubeconfigs_authority_name_and_certificate(
         with pytest.raises(Unreachable, match="cut off"):
             server.run(**told)
     finally:
+        server.close()
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_command_that_is_never_begun_is_given_up_before_the_server_gives_up(
+    encrypted: bool, certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    tls, told = None, {}
+    if encrypted:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+        told = {"certificate-authority": str(certificates / "cert.pem"), "tls-server-name": "inside.test"}  # fmt: skip
+    server = Server(tmp_path / "kubeconfig", tls)
+    asked, over = threading.Event(), threading.Event()
+
+    def refuse(request: Request) -> None:
+        asked.set()
+        if not over.wait(20):
+            over.set()  # the server gave up first
+
+    server.refuse = refuse
+    try:
+        with pytest.raises(Unreachable, match="timed out"):
+            server.run(patience_s=0.5, **told)
+        assert asked.is_set()
+        assert not over.is_set()
+    finally:
+        over.set()
         server.close()
 
 

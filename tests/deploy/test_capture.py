@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -175,6 +176,28 @@ def test_pod_that_cannot_be_asked_is_said_and_the_others_are_asked(place: Place)
     assert place.collect().segments == 1
     assert "what b captured is not collected" in place.warnings[0]
     assert "no memory left" in place.warnings[0]
+
+
+def test_pod_that_does_not_answer_keeps_no_other_waiting(place: Place) -> None:
+    write(place.pod("b"), 1)
+    place.pod("a")
+    answers = threading.Event()
+    program = place.cluster.programs["b"]
+
+    def b(command: Sequence[str]) -> tuple[int, bytes, bytes]:
+        answer = program(command)
+        if command[4] == "drop":
+            answers.set()
+        return answer
+
+    def a(command: Sequence[str]) -> tuple[int, bytes, bytes]:
+        assert answers.wait(20), "b was asked after a only"
+        return 1, b"", b"too late"
+
+    place.cluster.programs.update(a=a, b=b)
+    place.collect()
+    assert len(place.ids) == 1
+    assert "what a captured is not collected" in place.warnings[0]
 
 
 def test_who_may_not_is_refused(place: Place) -> None:

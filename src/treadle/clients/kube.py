@@ -82,11 +82,19 @@ class Cluster(Protocol):
         """The last lines of a pod's log; empty if there is none."""
 
     def execute(
-        self, namespace: str, pod: str, command: Sequence[str], *, container: str
+        self,
+        namespace: str,
+        pod: str,
+        command: Sequence[str],
+        *,
+        container: str,
+        patience_s: float = 30.0,
     ) -> Iterator[bytes]:
         """Run a command in a container: what it writes to standard output, in pieces, as it comes.
 
-        Refused: the command failed, or may not be run. Unreachable: the connection was cut off.
+        Refused: the command failed, or may not be run. Unreachable: the connection was cut off, or the
+        command was not begun, or said nothing, for `patience_s` seconds (a container that ends may take
+        the question and never answer it).
         """
 
     def follow(
@@ -268,7 +276,13 @@ class ApiCluster:
         return data.decode("utf-8", "replace").splitlines() if status == 200 else []
 
     def execute(
-        self, namespace: str, pod: str, command: Sequence[str], *, container: str
+        self,
+        namespace: str,
+        pod: str,
+        command: Sequence[str],
+        *,
+        container: str,
+        patience_s: float = 30.0,
     ) -> Iterator[bytes]:
         """See Cluster."""
         from treadle.clients import kube_exec
@@ -279,7 +293,9 @@ class ApiCluster:
         while True:
             try:
                 way = self._way(refused)
-                yield from kube_exec.run(way, path, command, container=container, what=words)
+                yield from kube_exec.run(
+                    way, path, command, container=container, what=words, patience_s=patience_s
+                )
                 return
             except kube_exec.NotUpgraded as error:
                 if error.status == 401 and self._login is not None and refused is None:

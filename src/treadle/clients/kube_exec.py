@@ -9,7 +9,9 @@ Source: Kubernetes KEP-4006, subprotocols v4.channel.k8s.io and v5.channel.k8s.i
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +22,6 @@ from treadle.base.errors import MissingExtra, Refused, Unreachable
 
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _OUT, _ERROR, _STATUS = 1, 2, 3
-_OPEN_S = 20.0
-_SILENCE_S = 60.0
-"""A command that says nothing for so long is given up."""
 _SAID = 2000
 
 
@@ -52,12 +51,13 @@ class Way:
 
 
 def run(
-    way: Way, path: str, command: Sequence[str], *, container: str, what: str
-) -> Iterator[bytes]:
+    way: Way, path: str, command: Sequence[str], *, container: str, what: str,
+    patience_s: float,
+) -> Iterator[bytes]:  # fmt: skip
     """What the command writes to standard output, as it comes.
 
     Refused: it failed; with what it wrote to standard error. Unreachable: the connection was cut
-    off. NotUpgraded: it was not begun.
+    off, or nothing came for `patience_s` seconds. NotUpgraded: the server answered otherwise.
     """
     try:
         from websockets.exceptions import WebSocketException
@@ -67,9 +67,9 @@ def run(
         ) from None
     said = b""
     try:
-        with _connected(way, path, command, container) as connection:
+        with _connected(way, path, command, container, patience_s) as connection:
             while True:
-                frame = connection.recv(timeout=_SILENCE_S)
+                frame = connection.recv(timeout=patience_s)
                 if isinstance(frame, str):
                     frame = frame.encode()
                 channel, data = frame[:1], bytes(frame[1:])
@@ -102,12 +102,23 @@ def _ended(data: bytes, said: bytes, what: str) -> None:
     raise Refused(f"{what} " + (f"ended with {code}: {words}" if code else f"failed: {words}"))
 
 
-def _connected(way: Way, path: str, command: Sequence[str], container: str) -> Any:
+def _connected(
+    way: Way, path: str, command: Sequence[str], container: str, patience_s: float
+) -> Any:
     """The open connection. NotUpgraded: the server answered otherwise, a second login too."""
     import httpx2
     from websockets.exceptions import InvalidStatus
-    from websockets.sync.client import connect
+    from websockets.sync.client import ClientConnection, connect
     from websockets.typing import Subprotocol
+
+    class Connection(ClientConnection):
+        """A reader that waits for the rest of a TLS record is woken by the shutdown alone: without it
+        the limits above would hold only when the server closes."""
+
+        def close_socket(self) -> None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+            super().close_socket()
 
     query = [("command", word) for word in command]
     query += [("container", container), ("stdout", "true"), ("stderr", "true")]
@@ -126,7 +137,8 @@ def _connected(way: Way, path: str, command: Sequence[str], container: str) -> A
                 server_hostname=way.name if secure else None, proxy=way.proxy or True,
                 additional_headers=headers, compression=None,
                 subprotocols=[Subprotocol(name) for name in _PROTOCOLS],
-                open_timeout=_OPEN_S, close_timeout=2, ping_interval=None, max_size=None,
+                open_timeout=patience_s, close_timeout=2, ping_interval=None, max_size=None,
+                create_connection=Connection,
             )  # fmt: skip
         except InvalidStatus as error:
             answer = error.response

@@ -21,6 +21,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 STATE = "kubernetes-capture.json"
 _COMMAND = ("python", "-m", "treadle.operate", "capture")
 _LOOK_S = 2.0
+_PATIENCE_S = 8.0
+"""A pod that does not answer for so long may be asked again before it goes (`model.COLLECT_S`)."""
+_SIDE_BY_SIDE = 8
+"""Pods that are asked at once: none waits until another one's patience has ended."""
 _NAMES = 50
 """As many are removed by one command: a command is a part of an address."""
 _WAIT_S = 120.0
@@ -105,26 +110,27 @@ def _collect(
     there = {str(one["metadata"]["name"]): one for one in _pods(cluster, known)}
     failed: list[TreadleError] = []
     done = Collected()
-    for name, pod in sorted(there.items()):
-        if not _asks(pod) or (leaving and not _leaving(pod, known)):
-            continue
-        try:
-            taken, size, end = _take(cluster, known.namespace, name, env_folder)
-        except TreadleError as error:
-            if isinstance(error, StateCorrupt):
-                raise
-            said = pods.get(name, Pod(""))
+    asked = [
+        name
+        for name, pod in sorted(there.items())
+        if _asks(pod) and (_leaving(pod, known) or not leaving)
+    ]
+    for name, found in _take_all(cluster, known.namespace, asked, env_folder):
+        said = pods.get(name, Pod(""))
+        if isinstance(found, StateCorrupt):
+            raise found
+        if isinstance(found, TreadleError):
             if _gone(cluster, known.namespace, name):
                 there.pop(name)  # it ended while it was asked
-            elif _leaving(pod, known) and not said.unasked:
+            elif _leaving(there[name], known) and not said.unasked:
                 # It ended, most likely, and the cluster knows a moment later: the next look tells.
                 pods[name] = replace(said, unasked=True)
             else:
-                failed.append(error)
-                report(f"what {name} captured is not collected: {error.message}", warning=True)
+                failed.append(found)
+                report(f"what {name} captured is not collected: {found.message}", warning=True)
             continue
+        taken, size, end = found
         done = Collected(done.pods + 1, done.segments + len(taken), done.bytes + size)
-        said = pods.get(name, Pod(""))
         pods[name] = Pod(clock.text(clock.now()), said.segments + len(taken))
         if end.full:
             report(
@@ -297,21 +303,40 @@ def _say_gone(pods: dict[str, Pod], there: dict[str, Object], report: Report) ->
 
 # ---- segments ------------------------------------------------------------------------------------
 
+_Taken = tuple[list[str], int, End]
+"""Of a pod: the segments' names, their bytes, what was said at the end."""
 
-def _take(
-    cluster: Cluster, namespace: str, pod: str, env_folder: Path
-) -> tuple[list[str], int, End]:
-    """Have a pod's segments here and not there any more: names, bytes, what was said at the end."""
-    from treadle.clients.files import fsync_folder
 
-    folder, arriving = env_folder / "capture", env_folder / ".arriving"
+def _take_all(
+    cluster: Cluster, namespace: str, pods: list[str], env_folder: Path
+) -> Iterator[tuple[str, _Taken | TreadleError]]:
+    """What each pod gave, or why it gave nothing."""
+    arriving = env_folder / ".arriving"
     shutil.rmtree(arriving, ignore_errors=True)  # of a collection that was killed
-    arriving.mkdir()
+
+    def take(pod: str) -> _Taken | TreadleError:
+        try:
+            return _take(cluster, namespace, pod, arriving / pod, env_folder / "capture")
+        except TreadleError as error:
+            return error
+
     try:
-        stream = cluster.execute(namespace, pod, (*_COMMAND, "send"), container=CONTAINER)
-        sent, end = _receive(segment_stream.read(stream), arriving, folder)
+        with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="collect") as threads:
+            yield from zip(pods, threads.map(take, pods), strict=True)
     finally:
         shutil.rmtree(arriving, ignore_errors=True)
+
+
+def _take(cluster: Cluster, namespace: str, pod: str, arriving: Path, folder: Path) -> _Taken:
+    """Have a pod's segments here and not there any more."""
+    from treadle.clients.files import fsync_folder
+
+    def run(*words: str) -> Iterator[bytes]:
+        command = (*_COMMAND, *words)
+        return cluster.execute(namespace, pod, command, container=CONTAINER, patience_s=_PATIENCE_S)
+
+    arriving.mkdir(parents=True)
+    sent, end = _receive(segment_stream.read(run("send")), arriving, folder)
     if len(sent) != end.segments:
         raise StateCorrupt(f"{pod} sent {len(sent)} segments and speaks of {end.segments}")
     if sent:
@@ -319,8 +344,7 @@ def _take(
         crash.point("capture.stored")
     names = [one.name for one in sent]
     for at in range(0, max(len(names), 1 if end.full else 0), _NAMES):
-        command = (*_COMMAND, "drop", *names[at : at + _NAMES])
-        for _ in cluster.execute(namespace, pod, command, container=CONTAINER):
+        for _ in run("drop", *names[at : at + _NAMES]):
             pass
     return names, sum(one.size for one in sent), end
 
