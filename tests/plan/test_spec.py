@@ -243,7 +243,7 @@ def test_a_mistake_is_told_in_words(tmp_path, old, new, words):
 
 
 def test_a_gate_may_name_what_the_judge_can_compute_and_nothing_else():
-    from treadle.plan.check import METRICS as NAMES
+    from treadle.plan.vocabulary import METRICS as NAMES
     from treadle.test.metrics import METRICS
 
     assert {task: set(names) for task, names in NAMES.items()} == {
