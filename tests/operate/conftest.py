@@ -1,13 +1,16 @@
-"""Model directories as MLflow itself writes them, made once."""
+"""Model directories, made once, and servers of them that end with the test."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from tests.deploy import models
+from tests.operate.serving import Served
 
 COLUMNS = ["carrier", "day", "distance", "temp", "rain"]
 SAFE = [
@@ -76,3 +79,28 @@ def sklearn_folder(sklearn_model: Any, tmp_path_factory: pytest.TempPathFactory)
         pip_requirements=["scikit-learn"],
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("models")
+    return {
+        "one": models.linear(home / "one", 1, 0),
+        "two": models.linear(home / "two", 0, 1),
+        "broken": models.linear(home / "broken", 1, 1, broken=True),
+    }
+
+
+@pytest.fixture
+def serve(folders: dict[str, Path]) -> Iterator[Callable[..., Served]]:
+    started: list[Served] = []
+
+    def go(*arguments: str, model: str = "one", **environ: str) -> Served:
+        started.append(Served(str(folders[model]), *arguments, **environ))
+        return started[-1]
+
+    yield go
+    for served in started:
+        if served.process.poll() is None:
+            served.end()
+        served._reader.join()

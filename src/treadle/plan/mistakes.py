@@ -1,15 +1,21 @@
-"""A mistake in treadle.yaml as a person reads it: place, words, source line, caret, way out."""
+"""Mistakes in treadle.yaml: collected while the file is checked, and shown as a person reads them:
+place, words, source line, caret, way out.
+"""
 
 from __future__ import annotations
 
 import difflib
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from treadle.base.errors import SpecError
 
+Path = tuple[str | int, ...]
+"""Keys and positions from the top of the file: `("test", "gates", 0, "metric")`."""
 _LINE_CELLS = 100
+_MOST_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,39 @@ class Mistake:
     words: str
     hint: str = ""
     """What was expected, or did you mean."""
+
+
+class Placed(Protocol):
+    """What stands somewhere in the text, as a node of the tree does."""
+
+    def span(self, *, key: bool = False) -> tuple[int, int]:
+        """Where the caret goes: the first character, and the one behind the last."""
+
+
+@dataclass
+class Mistakes:
+    """What checks have found so far. A check says what it finds and goes on: a person who mends a
+    file wants all of its mistakes, not the first.
+    """
+
+    found: list[Mistake] = field(default_factory=list)
+
+    def say(
+        self, place: Placed, path: Path, words: str, hint: str = "", *, key: bool = False
+    ) -> None:
+        """Add one; `key`: the key is what is wrong, and not its value."""
+        start, end = place.span(key=key)
+        self.found.append(Mistake(start, max(end, start + 1), dotted(path), words, hint))
+
+
+def dotted(path: Path) -> str:
+    """`test.gates.0.metric`."""
+    return ".".join(str(step) for step in path)
+
+
+def shortened(text: str) -> str:
+    """`text`, or its beginning where it would fill the line."""
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
 
 
 def close(word: object, choices: Iterable[str]) -> str | None:

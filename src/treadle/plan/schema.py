@@ -14,8 +14,9 @@ from typing import Any
 
 from treadle.base import spec as sections
 from treadle.base.spec import Spec
-from treadle.plan.check import DURATIONS, METRICS, adapter_of_spec, fields
+from treadle.plan.check_values import adapter_of_spec
 from treadle.plan.tree import Node
+from treadle.plan.vocabulary import DURATIONS, METRICS, fields
 
 _DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d|w))+$"
 

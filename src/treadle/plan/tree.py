@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from treadle.plan.mistakes import Mistake
+from treadle.plan.mistakes import Mistake, shortened
 
 MAX_CHARACTERS = 1_000_000
 _CORE = "tag:yaml.org,2002:"
@@ -56,6 +56,26 @@ class Node:
     def is_empty(self) -> bool:
         """Whether nothing, or null, stands there."""
         return self.entries is None and self.items is None and self.value is None
+
+    def span(self, *, key: bool = False) -> tuple[int, int]:
+        """The characters to mark: the value's, or the key's if that is asked for or all there is."""
+        if key or self.start >= self.end or (self.is_empty() and self.key_end):
+            return self.key_start, self.key_end
+        return self.start, self.end
+
+    def in_words(self) -> str:
+        """What stands there, as a person would say it."""
+        if self.entries is not None:
+            return "a mapping"
+        if self.items is not None:
+            return "a list"
+        if self.value is None:
+            return "nothing"
+        if isinstance(self.value, bool):
+            return "true" if self.value else "false"
+        if isinstance(self.value, str):
+            return f"the text {shortened(self.value)!r}"
+        return f"the number {self.value}"
 
     def texts(self) -> Iterator[tuple[int, str, Node]]:
         """The positions, texts and nodes of a list's text items."""

@@ -81,9 +81,9 @@ def finished(
             if ran.status == "running":
                 words = _progress(cluster, namespace, pods, scheduled, gone, report)
                 for pod in pods:
-                    for state in wait._states(pod):
-                        wait._broken(cluster, namespace, pod, state)
-                wait._stuck(pods, since, now())
+                    for state in wait.container_states(pod):
+                        wait.raise_broken(cluster, namespace, pod, state)
+                wait.raise_stuck(pods, since, now())
         except Unreachable as error:  # an API server that restarts ends no scoring
             words = error.message
         if ran is not None and ran.status == "succeeded":

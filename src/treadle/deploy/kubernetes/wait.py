@@ -55,7 +55,7 @@ def rolled_out(
                 said = words
             pods = _new_pods(cluster, live, namespace)
             _failed(cluster, live, namespace, pods, scheduled, report)
-            _stuck(pods, since, now())
+            raise_stuck(pods, since, now())
         except Unreachable as error:  # an API server that restarts ends no roll-out
             words = error.message
         if now() > until:
@@ -121,8 +121,8 @@ def _failed(
                 if words not in scheduled:
                     scheduled.add(words)
                     report(words, warning=True)
-        for state in _states(pod):
-            _broken(cluster, namespace, pod, state)
+        for state in container_states(pod):
+            raise_broken(cluster, namespace, pod, state)
     for condition in (live.get("status") or {}).get("conditions") or []:
         if condition.get("type") == "Progressing" and condition.get("status") == "False":
             raise Refused(f"the roll-out makes no progress: {condition.get('message')}")
@@ -133,18 +133,22 @@ def _failed(
             )
 
 
-def _states(pod: Object) -> list[dict[str, Any]]:
+def container_states(pod: Object) -> list[dict[str, Any]]:
+    """How each container of a pod is, by the kubelet; those that run before the others first."""
     status = pod.get("status") or {}
     return [
         *(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or []),
     ]  # fmt: skip
 
 
-def _stuck(pods: list[Object], since: dict[str, float], now: float) -> None:
+def raise_stuck(pods: list[Object], since: dict[str, float], now: float) -> None:
     """Raise what keeps a container from being made, once it has stayed so for a while: a node that
-    has not seen a new ConfigMap yet says the same for a second."""
+    has not seen a new ConfigMap yet says the same for a second.
+
+    since: from when each container has been so, on the clock of `now` (seconds); kept between calls.
+    """
     for pod in pods:
-        for state in _states(pod):
+        for state in container_states(pod):
             waiting = (state.get("state") or {}).get("waiting") or {}
             key = f"{pod['metadata']['name']} ({state.get('name', 'container')})"
             if waiting.get("reason") not in _BROKEN:
@@ -154,7 +158,12 @@ def _stuck(pods: list[Object], since: dict[str, float], now: float) -> None:
                 raise Refused(f"{key} cannot be started: {words}")
 
 
-def _broken(cluster: Cluster, namespace: str, pod: Object, state: dict[str, Any]) -> None:
+def raise_broken(cluster: Cluster, namespace: str, pod: Object, state: dict[str, Any]) -> None:
+    """Raise what no waiting mends: an image that cannot be pulled, a container that ends again and
+    again (with what it said last).
+
+    state: one of `container_states(pod)`.
+    """
     name = pod["metadata"]["name"]
     waiting = (state.get("state") or {}).get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message") or ""
