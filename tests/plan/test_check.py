@@ -203,3 +203,13 @@ def test_captured_fields_may_be_left_out_or_hashed_but_not_those_monitoring_need
     assert "the truth is joined by `carrier`" in key
     assert "write hash: [carrier]" in key
     assert "windows are cut by `sched_dep`, the event_time" in time
+
+
+def test_captured_fields_are_checked_where_nothing_is_retrained_too(tmp_path):
+    capture = "    per_minute: -4\n    exclude: [carrier]\n    hash: [sched_dep]\n"
+    text = changed("    per_minute: 100\n", capture)
+    text = text[: text.index("retrain:")]
+    minute, key, time = mistakes(tmp_path, text)
+    assert "at least 0" in minute
+    assert "the truth is joined by `carrier`" in key
+    assert "windows are cut by `sched_dep`" in time

@@ -21,7 +21,7 @@ REMOTE = re.compile(
     r"(?P<kind>claim|s3)://(?P<name>[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?)/(?P<path>.*)"
 )
 """Where a pod reads and writes: a path on a claim, a key in a bucket."""
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?/?")
 _DNS_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
@@ -480,7 +480,7 @@ class Spec:
     """None: the loop never turns by itself."""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.project):
+        if not NAME.fullmatch(self.project):
             raise ValueError(
                 f"{self.project!r} is no project name: lower-case letters, digits, - and _, "
                 "starting with a letter, at most 63"

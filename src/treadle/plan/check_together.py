@@ -27,10 +27,7 @@ def check(tree: Node, left_out: Collection[str], mistakes: Mistakes) -> None:
     _gates(tree, mistakes)
     _deploy(tree, left_out, mistakes)
     _truth(tree, mistakes)
-    retrain = tree.get("retrain")
-    if retrain is None or retrain.entries is None:
-        return
-    _retrain(retrain, tree, mistakes)
+    _retrain(tree, mistakes)
     _capture(tree, mistakes)
 
 
@@ -38,7 +35,7 @@ def _names(tree: Node, mistakes: Mistakes) -> None:
     """Names that go into ids, paths and Python have letters that are right there."""
     project = tree.get("project")
     name = _written(project)
-    if project is not None and name is not None and not sections._NAME.fullmatch(name):
+    if project is not None and name is not None and not sections.NAME.fullmatch(name):
         words = "a project's name is lower-case letters, digits, - and _, a letter first"
         mistakes.say(project, ("project",), f"{words}, at most 63", f"write {_project(name)}")
     for section in ("data", "steps"):
@@ -48,7 +45,7 @@ def _names(tree: Node, mistakes: Mistakes) -> None:
                 hint = f"write {_identifier(name)}"
                 mistakes.say(item, (section, name), words, hint, key=True)
     for name, item in _entries(tree.get("deploy")).items():
-        if not sections._NAME.fullmatch(name):
+        if not sections.NAME.fullmatch(name):
             words = "an environment's name is lower-case letters, digits, - and _"
             hint = "it is part of every prediction id"
             mistakes.say(item, ("deploy", name), words, hint, key=True)
@@ -181,8 +178,11 @@ def _truth(tree: Node, mistakes: Mistakes) -> None:
         mistakes.say(named, path, "truth is rows, and `paths:` has none")
 
 
-def _retrain(retrain: Node, tree: Node, mistakes: Mistakes) -> None:
+def _retrain(tree: Node, mistakes: Mistakes) -> None:
     """Each reason to retrain can be measured, and there is one."""
+    retrain = tree.get("retrain")
+    if retrain is None or retrain.entries is None:
+        return
     when = retrain.get("when")
     reasons = list(dict.fromkeys(text for _, text, _ in when.texts())) if when else None
     if tree.get("monitor", "truth") is None and (reasons is None or "decay" in reasons):
