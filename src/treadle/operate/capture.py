@@ -28,6 +28,10 @@ from treadle.operate.model.loaded import Prepared
 _log = logging.getLogger("treadle.capture")
 LATEST_S = 0.2
 """A record is with the operating system at most this long after its answer."""
+_PIECE = 1 << 18
+"""Bytes that are handed to the operating system at a time."""
+_MANY_ROWS = 1000
+"""So many are written at once: as they wait they take several times the memory."""
 RESERVE = 100
 """So many requests of the minute's share may come at once; of a large share, a twentieth."""
 
@@ -131,6 +135,9 @@ class Capture:
                 return
             self._queue.append(item)
             self._rows += item.rows
+            many = self._rows >= _MANY_ROWS
+        if many:
+            self._wake.set()
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Have everything offered until now written and the segment closed; False if too slow."""
@@ -154,15 +161,14 @@ class Capture:
             stop, asked = self._stop, self._asked
             with self._lock:
                 batch, self._queue = self._queue, deque()
-                count, self._rows = len(batch), 0
+                self._rows = 0
             try:
                 self._write(batch)
                 self._writer.tick()
                 if stop or asked > self._done:
                     self._writer.close()
             except OSError as error:
-                self.dropped["disk"] += count
-                _log.error("capture: cannot write: %s", error.strerror)
+                _log.error("capture: a segment cannot be finished: %s", error.strerror)
             with self._flushed:
                 self._done = max(self._done, asked)
                 self._flushed.notify_all()
@@ -170,21 +176,35 @@ class Capture:
                 return
 
     def _write(self, batch: deque[Taken]) -> None:
-        framed = []
+        framed: list[bytes] = []
+        size = 0
         while batch:
             item = batch.popleft()  # and let go: its rows are several times what is written of them
             try:
-                framed.append(segments.encode(self._record(item)))
+                one = segments.encode(self._record(item))
             except Exception:
                 self.dropped["error"] += 1
                 _log.exception("capture: a record of %d rows could not be made", item.rows)
-        if framed and not self._room(sum(map(len, framed))):
+                continue
+            framed.append(one)
+            size += len(one)
+            if size >= _PIECE:
+                self._append(framed, size)
+                framed, size = [], 0
+        self._append(framed, size)
+
+    def _append(self, framed: list[bytes], size: int) -> None:
+        if framed and not self._room(size):
             self.dropped["disk"] += len(framed)
             self._full += len(framed)
             handout.say_full(self._folder, self._who[2], self._full)
             return
-        self._writer.append(framed)
-        self.captured += len(framed)
+        try:
+            self._writer.append(framed)
+            self.captured += len(framed)
+        except OSError as error:
+            self.dropped["disk"] += len(framed)
+            _log.error("capture: cannot write: %s", error.strerror)
 
     def _room(self, size: int) -> bool:
         """Whether so much more may wait in the folder: beyond the size of its volume a pod is put
