@@ -185,8 +185,6 @@ def roll_out(
     if cluster is None:
         cluster = reach(context, wanted.environment)
     kinds = cluster.kinds() & manifest.CUSTOM.keys()
-    for words in manifest.left_out(wanted, kinds):
-        report(f"left out: {words}", warning="route:" in words)
     objects = manifest.render(wanted, kinds=kinds)
     before = last_good(env_folder)
     known = Deployed(context, wanted.namespace, wanted.name)
