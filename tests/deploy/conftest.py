@@ -24,12 +24,7 @@ _spec.loader.exec_module(models)
 
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("models")
-    return {
-        "one": models.linear(home / "one", 1, 0),
-        "two": models.linear(home / "two", 0, 1),
-        "broken": models.linear(home / "broken", 1, 1, broken=True),
-    }
+    return models.several(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

@@ -17,6 +17,15 @@ signature:
 """
 
 
+def several(home: Path) -> dict[str, Path]:
+    """Two that answer and one that cannot."""
+    return {
+        "one": linear(home / "one", 1, 0),
+        "two": linear(home / "two", 0, 1),
+        "broken": linear(home / "broken", 1, 1, broken=True),
+    }
+
+
 def linear(folder: Path, a: float, b: float, *, broken: bool = False) -> Path:
     """A model directory whose answer is a*x + b*z."""
     import numpy as np

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,15 +94,12 @@ def test_flights_are_served_rolled_out_scored_rolled_back_and_taken_down(
     assert len(data_of(flights, scores["prediction_id"][7])) == 5
 
     # Back, in one command.
-    began = time.monotonic()
     flights("rollback", "--env", "production", "--yes", "--reason", "by a test")
-    took = time.monotonic() - began
     assert flights(*ask).json["release"] == "1"
     until(lambda: not flights.pods(leaving=True), 120)
     told = clients.done(stop=True)
     assert {"1", "2"} <= set(told["versions"])
     nothing_failed(told, least=2_000)
-    assert took < 120, took  # the figure is the benchmark's
 
     # A release that cannot come up leaves the one before to answer.
     flights.edit("treadle.yaml", ("memory: 384Mi", "memory: 20Mi"))

@@ -83,12 +83,7 @@ def sklearn_folder(sklearn_model: Any, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("models")
-    return {
-        "one": models.linear(home / "one", 1, 0),
-        "two": models.linear(home / "two", 0, 1),
-        "broken": models.linear(home / "broken", 1, 1, broken=True),
-    }
+    return models.several(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,41 @@ def test_no_minute_takes_more_than_its_share_and_none_begins_empty(
     for start in taken_at:
         assert sum(start <= at < start + 60 for at in taken_at) <= share
     assert len(taken_at) >= min(50, share, 50 * len(pauses))
+
+
+def test_many_rows_are_written_before_the_interval_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("treadle.operate.capture.LATEST_S", 3600.0)
+    box = capture(tmp_path)
+    for number in range(10):
+        offer(box, taken(number, rows=100))
+    until = time.monotonic() + 20
+    while box.captured < 10 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert box.captured == 10
+    box.close()
+
+
+def test_piece_that_the_disk_refuses_is_counted_and_the_others_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("treadle.operate.capture._PIECE", 1)
+    append = segments.SegmentWriter.append
+    sizes: list[int] = []
+
+    def second_fails(writer: segments.SegmentWriter, records: list[bytes]) -> None:
+        sizes.append(len(records))
+        if len(sizes) == 2:
+            raise OSError(28, "No space left on device")
+        append(writer, records)
+
+    monkeypatch.setattr(segments.SegmentWriter, "append", second_fails)
+    box = capture(tmp_path)
+    for number in range(4):
+        offer(box, taken(number))
+    box.close()
+    assert [c.record.id for c in segments.read_segments(tmp_path)] == ["id0", "id2", "id3"]
+    assert box.captured == 3
+    assert box.dropped["disk"] == 1
+    assert [size for size in sizes if size] == [1, 1, 1, 1]

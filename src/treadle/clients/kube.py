@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MANAGER = "treadle"
 Object = dict[str, Any]
 _TIMEOUT_S = 20.0
+PATIENCE_S = 30.0
+"""A command in a container that is silent for so long is given up."""
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
 _AT_ONCE = 8
 """Questions about permissions that are under way together."""
@@ -88,7 +90,7 @@ class Cluster(Protocol):
         command: Sequence[str],
         *,
         container: str,
-        patience_s: float = 30.0,
+        patience_s: float = PATIENCE_S,
     ) -> Iterator[bytes]:
         """Run a command in a container: what it writes to standard output, in pieces, as it comes.
 
@@ -282,7 +284,7 @@ class ApiCluster:
         command: Sequence[str],
         *,
         container: str,
-        patience_s: float = 30.0,
+        patience_s: float = PATIENCE_S,
     ) -> Iterator[bytes]:
         """See Cluster."""
         from treadle.clients import kube_exec

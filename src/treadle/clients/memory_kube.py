@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from treadle.base.errors import Refused, TreadleError
-from treadle.clients.kube import MANAGER, Access, Conflict, Object
+from treadle.clients.kube import MANAGER, PATIENCE_S, Access, Conflict, Object
 
 Program = Callable[[Sequence[str]], tuple[int, bytes, bytes]]
 """A command → its exit code, standard output and standard error."""
@@ -153,7 +153,7 @@ class MemoryCluster:
         command: Sequence[str],
         *,
         container: str,
-        patience_s: float = 30.0,
+        patience_s: float = PATIENCE_S,
     ) -> Iterator[bytes]:
         """See Cluster. The pod's program is asked what the command says."""
         del patience_s  # it begins at once
