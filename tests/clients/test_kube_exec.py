@@ -2,53 +2,73 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("lightkube")
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
 
 from treadle.base.errors import Refused, Unreachable
 from treadle.clients import kube_login
 from treadle.clients.kube import ApiCluster
 
 SUCCESS = b"\x03" + json.dumps({"status": "Success"}).encode()
-Handler = Callable[[ServerConnection], None]
+Handler = Callable[[ServerConnection], Awaitable[None]]
 
 
 class Server:
     """An API server that knows nothing but one command's end."""
 
-    def __init__(self, kubeconfig: Path, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path,
+        tls: ssl.SSLContext | None = None,
+        user: dict[str, Any] | None = None,
+        **about: str,
+    ) -> None:
+        """`user`, and what is said `about` the cluster: what a kubeconfig needs to be let in."""
         self.kubeconfig, self.scheme = kubeconfig, "https" if tls else "http"
-        self.handler: Handler = lambda connection: None
+        self.user, self.about = user or {}, about
+        self.handler: Handler = sends()
         self.refuse: Callable[[Request], Response | None] = lambda request: None
         self.paths: list[str] = []
-        self._server = serve(
-            lambda connection: self.handler(connection), "127.0.0.1", 0,
-            subprotocols=["v5.channel.k8s.io"], process_request=self._request, ssl=tls,
-        )  # fmt: skip
-        self.port = self._server.socket.getsockname()[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._listening, self._over = threading.Event(), asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self._serve(tls),)
+        )
         self._thread.start()
+        self._listening.wait()
+
+    async def _serve(self, tls: ssl.SSLContext | None) -> None:
+        async with serve(
+            lambda connection: self.handler(connection), "127.0.0.1", 0, ssl=tls,
+            subprotocols=["v5.channel.k8s.io"], process_request=self._request,
+        ) as server:  # fmt: skip
+            self.port = next(iter(server.sockets)).getsockname()[1]
+            self._listening.set()
+            await self._over.wait()
 
     def _request(self, connection: ServerConnection, request: Request) -> Response | None:
         self.paths.append(request.path)
         return self.refuse(request)
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._over.set)
+            self._thread.join()
+            self._loop.close()
 
     def run(
         self,
@@ -58,18 +78,23 @@ class Server:
         **more: str,
     ) -> bytes:
         """Output of a command, by a kubeconfig of this server."""
-        about = {"server": f"{self.scheme}://127.0.0.1:{self.port}{prefix}", **more}
+        about = {"server": f"{self.scheme}://127.0.0.1:{self.port}{prefix}", **self.about, **more}
         told = {
             "clusters": [{"name": "c", "cluster": about}],
-            "users": [{"name": "u", "user": user or {}}],
+            "users": [{"name": "u", "user": self.user if user is None else user}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
         }
         self.kubeconfig.write_text(json.dumps(told))
         cluster = ApiCluster("c")
         try:
-            return b"".join(cluster.execute("n", "p", ["say", "a b&c"], container="main", patience_s=patience_s))  # fmt: skip
+            return say(cluster, patience_s)
         finally:
             cluster.close()
+
+
+def say(cluster: ApiCluster, patience_s: float = 20) -> bytes:
+    said = cluster.execute("n", "p", ["say", "a b&c"], container="main", patience_s=patience_s)
+    return b"".join(said)
 
 
 @pytest.fixture
@@ -82,9 +107,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def sends(*frames: bytes) -> Handler:
-    def handler(connection: ServerConnection) -> None:
+    async def handler(connection: ServerConnection) -> None:
         for frame in frames:
-            connection.send(frame)
+            await connection.send(frame)
 
     return handler
 
@@ -214,55 +239,77 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_tls_is_by_the_kubeconfigs_authority_name_and_certificate(
-    certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def secure(certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server over TLS that wants a certificate of its clients."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     cert, key = str(certificates / "cert.pem"), str(certificates / "key.pem")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
     tls.load_cert_chain(cert, key)
     tls.verify_mode = ssl.CERT_REQUIRED
-    server = Server(tmp_path / "kubeconfig", tls)
-    server.handler = sends(b"\x01ab", SUCCESS)
-    user = {"client-certificate": cert, "client-key": key}
-    told = {"certificate-authority": cert, "tls-server-name": "inside.test"}
-    try:
-        assert server.run(user, **told) == b"ab"
-        with pytest.raises(Unreachable, match="IP address mismatch"):
-            server.run(user, **{"certificate-authority": cert})
-        with pytest.raises(Unreachable, match="cut off"):
-            server.run(**told)
-    finally:
-        server.close()
+    about = {"certificate-authority": cert, "tls-server-name": "inside.test"}
+    found = Server(
+        tmp_path / "kubeconfig", tls, {"client-certificate": cert, "client-key": key}, **about
+    )
+    yield found
+    found.close()
 
 
-@pytest.mark.parametrize("encrypted", [False, True])
-def test_command_that_is_never_begun_is_given_up_before_the_server_gives_up(
-    encrypted: bool, certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_tls_is_by_the_kubeconfigs_authority_name_and_certificate(secure: Server) -> None:
+    secure.handler = sends(b"\x01ab", SUCCESS)
+    assert secure.run() == b"ab"
+    with pytest.raises(Unreachable, match="IP address mismatch"):
+        secure.run(**{"tls-server-name": ""})
+    with pytest.raises(Unreachable, match="cut off"):
+        secure.run({})
+
+
+def test_no_second_thread_reads_or_writes_a_connection(
+    secure: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    tls, told = None, {}
-    if encrypted:
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
-        told = {"certificate-authority": str(certificates / "cert.pem"), "tls-server-name": "inside.test"}  # fmt: skip
-    server = Server(tmp_path / "kubeconfig", tls)
-    asked, over = threading.Event(), threading.Event()
+    """Two lost commands over TLS, and once the whole process: OpenSSL's are not made for two."""
+    secure.handler = sends(b"\x01ab", SUCCESS)
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", started.append)
+    assert secure.run() == b"ab"
+    assert started == []
 
-    def refuse(request: Request) -> None:
-        asked.set()
-        if not over.wait(20):
-            over.set()  # the server gave up first
 
-    server.refuse = refuse
+class Silence:
+    """A server's, from one moment on: a handler, or an answer to a request."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.given_up = False
+        """Whether the server gave up first."""
+
+    def __call__(self, request: Request) -> None:
+        self.given_up = not self.over.wait(20)  # its only thread: it answers nothing at all
+
+    async def after_a_frame(self, connection: ServerConnection) -> None:
+        await connection.send(b"\x01ab")
+        await asyncio.sleep(0.1)  # it is sent
+        self(connection.request)
+
+
+@pytest.mark.parametrize("kind", ["server", "secure"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_server_that_falls_silent_is_given_up(
+    kind: str, begun: bool, request: pytest.FixtureRequest
+) -> None:
+    server, silence = request.getfixturevalue(kind), Silence()
+    if begun:
+        server.handler = silence.after_a_frame
+    else:
+        server.refuse = silence
     try:
-        with pytest.raises(Unreachable, match="timed out"):
-            server.run(patience_s=0.5, **told)
-        assert asked.is_set()
-        assert not over.is_set()
+        with pytest.raises(Unreachable, match="nothing came for 0.5 s" if begun else "timed out"):
+            server.run(patience_s=0.5)
+        assert len(server.paths) == 1
     finally:
-        over.set()
+        silence.over.set()
         server.close()
+    assert not silence.given_up
 
 
 def test_proxy_of_the_kubeconfig_is_gone_through(server: Server) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -295,6 +296,13 @@ def test_command_that_fails_is_refused_with_its_code_and_its_words(
     runs(place)
     with pytest.raises(Refused, match=r"in shell ended with 7: no such luck"):
         shell(place, "echo half; echo no such luck >&2; exit 7")
+
+
+def test_many_commands_at_once_are_all_answered(place: tuple[Cluster, str]) -> None:
+    runs(place)
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(lambda n: shell(place, f"printf {n}"), range(300)))
+    assert said == [b"%d" % n for n in range(300)]
 
 
 def test_command_where_nothing_runs_is_an_error(place: tuple[Cluster, str]) -> None:

@@ -95,8 +95,7 @@ class Cluster(Protocol):
         """Run a command in a container: what it writes to standard output, in pieces, as it comes.
 
         Refused: the command failed, or may not be run. Unreachable: the connection was cut off, or the
-        command was not begun, or said nothing, for `patience_s` seconds (a container that ends may take
-        the question and never answer it).
+        command was not begun, or said nothing, for `patience_s` seconds.
         """
 
     def follow(

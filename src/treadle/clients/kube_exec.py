@@ -4,21 +4,27 @@ The same login, TLS and proxy as for every other request. A frame's first
 byte is its channel: 1 is standard output, 2 standard error, 3 the status at the end, as JSON. Without
 a status nobody knows how the command ended: then the connection was cut off.
 
+One thread reads and writes a connection: OpenSSL's are not made for two, and the library's own client
+with threads lost connections to that, and whole processes. So an event loop runs, here, while a frame
+is waited for, and between two frames nothing does: what comes meanwhile waits with the kernel.
+
 Source: Kubernetes KEP-4006, subprotocols v4.channel.k8s.io and v5.channel.k8s.io.
 """
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import json
-import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from treadle.base.errors import MissingExtra, Refused, Unreachable
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
 
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _OUT, _ERROR, _STATUS = 1, 2, 3
@@ -67,25 +73,35 @@ def run(
         ) from None
     said = b""
     try:
-        with _connected(way, path, command, container, patience_s) as connection:
-            while True:
-                frame = connection.recv(timeout=patience_s)
-                if isinstance(frame, str):
-                    frame = frame.encode()
-                channel, data = frame[:1], bytes(frame[1:])
-                if channel == bytes([_OUT]) and data:
-                    yield data
-                elif channel == bytes([_ERROR]):
-                    said = (said + data)[-_SAID:]
-                elif channel == bytes([_STATUS]):
-                    _ended(data, said, what)
-                    return
+        with asyncio.Runner() as runner:
+            connection = runner.run(_connected(way, path, command, container, patience_s))
+            try:
+                while True:
+                    frame = runner.run(_next(connection, patience_s))
+                    channel, data = frame[:1], bytes(frame[1:])
+                    if channel == bytes([_OUT]) and data:
+                        yield data
+                    elif channel == bytes([_ERROR]):
+                        said = (said + data)[-_SAID:]
+                    elif channel == bytes([_STATUS]):
+                        _ended(data, said, what)
+                        return
+            finally:
+                runner.run(connection.close())
     # TimeoutError is an OSError; an ImportError is a kind of proxy that needs another library.
     except (WebSocketException, OSError, EOFError, ImportError) as error:
         raise Unreachable(
             f"{what}: the connection was cut off ({str(error) or type(error).__name__})",
             hint="try again; a pod that has just ended is one reason",
         ) from None
+
+
+async def _next(connection: ClientConnection, patience_s: float) -> bytes:
+    try:
+        frame = await asyncio.wait_for(connection.recv(), patience_s)
+    except TimeoutError:
+        raise TimeoutError(f"nothing came for {patience_s:g} s") from None
+    return frame.encode() if isinstance(frame, str) else frame
 
 
 def _ended(data: bytes, said: bytes, what: str) -> None:
@@ -102,28 +118,21 @@ def _ended(data: bytes, said: bytes, what: str) -> None:
     raise Refused(f"{what} " + (f"ended with {code}: {words}" if code else f"failed: {words}"))
 
 
-def _connected(
+async def _connected(
     way: Way, path: str, command: Sequence[str], container: str, patience_s: float
-) -> Any:
+) -> ClientConnection:
     """The open connection. NotUpgraded: the server answered otherwise, a second login too."""
     import httpx2
+    from websockets.asyncio.client import connect
     from websockets.exceptions import InvalidStatus
-    from websockets.sync.client import ClientConnection, connect
     from websockets.typing import Subprotocol
-
-    class Connection(ClientConnection):
-        """A reader that waits for the rest of a TLS record is woken by the shutdown alone: without it
-        the limits above would hold only when the server closes."""
-
-        def close_socket(self) -> None:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
-            super().close_socket()
 
     query = [("command", word) for word in command]
     query += [("container", container), ("stdout", "true"), ("stderr", "true")]
     url = f"{way.server.rstrip('/')}{path}?{urlencode(query)}"
-    secure = url.startswith("https:")
+    encrypted: dict[str, Any] = {"ssl": way.tls} if url.startswith("https:") else {}
+    if encrypted and way.name:
+        encrypted["server_hostname"] = way.name
     # A login can be a flow of requests (a token's file that is read anew): here it is walked by hand,
     # because the connection that it is for is no request of that client.
     request = httpx2.Request("GET", url, headers=dict(way.headers))
@@ -132,13 +141,12 @@ def _connected(
     while True:
         headers = {n: v for n, v in request.headers.items() if n.lower() == "authorization"}
         try:
-            return connect(
-                f"ws{url.removeprefix('http')}", ssl=way.tls if secure else None,
-                server_hostname=way.name if secure else None, proxy=way.proxy or True,
+            return await connect(
+                f"ws{url.removeprefix('http')}", proxy=way.proxy or True,
                 additional_headers=headers, compression=None,
                 subprotocols=[Subprotocol(name) for name in _PROTOCOLS],
                 open_timeout=patience_s, close_timeout=2, ping_interval=None, max_size=None,
-                create_connection=Connection,
+                **encrypted,
             )  # fmt: skip
         except InvalidStatus as error:
             answer = error.response
