@@ -84,6 +84,9 @@ class Echo:
         respond(reply)
         return None
 
+    def handler(self, head: Head) -> None:
+        """Asked each time."""
+
     def error(self, status: int, message: str, head: Head | None = None) -> Reply:
         self.errors.append((status, message))
         if head is None or not self.requests or self.requests[-1][0] is not head:

@@ -125,7 +125,10 @@ class Ulids:
         begin = self._next
         self._next = begin + count
         head = (prefix + self._head).encode()
-        pairs = _BYTES
+        pairs, first = _BYTES, begin & 1023
+        if first + count <= 1024:  # they differ in the last pair alone
+            head += pairs[begin >> 10]
+            return [head + pair for pair in pairs[first : first + count]]
         return [head + pairs[n >> 10] + pairs[n & 1023] for n in range(begin, begin + count)]
 
 

@@ -178,10 +178,10 @@ class Plane:
         done(answer)
 
     def _identities(self) -> clock.Ulids:
-        """ULIDs of now, or of half a millisecond ago: a look at the clock and at the randomness
+        """ULIDs of now, or of a millisecond ago: a look at the clock and at the randomness
         costs more than a hundred of them."""
         now = perf_counter()
-        if now - self._moment > 0.0005:
+        if now - self._moment > 0.001:
             self._ulids.refresh()
             self._moment = now
         return self._ulids

@@ -26,7 +26,7 @@ from treadle.operate.model.loaded import input_example
 from treadle.operate.model.signature import WrongInput
 from treadle.operate.plane import ModelFailed, Plane
 from treadle.operate.query import Answer, Query
-from treadle.operate.request import Head, Reply, Respond, Ticket, traceparent
+from treadle.operate.request import Handler, Head, Reply, Respond, Ticket, traceparent
 from treadle.operate.turn import Turn
 
 _log = logging.getLogger("treadle.server")
@@ -49,7 +49,6 @@ Encode = Callable[[Answer], tuple[bytes, bytes, bytes]]
 """An answer → body, content type, further header lines."""
 Decode = Callable[[], tuple[Query, Encode, float | None]]
 """→ the query, how its answer is written, and the client's own deadline in seconds, if any."""
-Handler = Callable[[Head, bytes, Respond], Ticket | None]
 Look = Callable[[Head], Reply]
 
 
@@ -143,6 +142,10 @@ class Predictor:
         self.metrics.request(route, reply.status)
         respond(reply._replace(headers=reply.headers + self._identify(head, None)))
         return None
+
+    def handler(self, head: Head) -> Handler | None:
+        """What answers all requests with this very head: a refusal is a matter of the head alone."""
+        return self._posts[head.path][1] if head.method == "POST" else None
 
     def error(self, status: int, message: str, head: Head | None = None) -> Reply:
         """An error in the words of the protocol that the path belongs to."""

@@ -87,6 +87,43 @@ def test_a_plain_class_answers_a_matrix_as_the_frame(name: str, columns: str) ->
     same_without_names(fitted, frame)
 
 
+MATRIX = Signature((Field("", "tensor", True, "float64", (-1, 4)),))
+
+
+def test_pipeline_of_a_tensor_model_answers_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn import linear_model, pipeline, preprocessing
+
+    data, labels = rows().to_numpy(), np.arange(80) % 2
+    steps = [preprocessing.StandardScaler(), "passthrough", linear_model.LogisticRegression()]
+    fitted = pipeline.make_pipeline(*steps).fit(data, labels)
+    expected = fitted.predict_proba(data)
+    monkeypatch.setattr(pipeline, "check_is_fitted", lambda *_: pytest.fail("asked again"))
+    found = sklearn_model.engine(fitted, "predict_proba", MATRIX)
+    np.testing.assert_array_equal(found.call(data, {}), expected)
+    data = data.copy()
+    data[3, 1] = np.nan
+    with pytest.raises(ValueError, match="contains NaN"):
+        found.call(data, {})
+
+
+def test_pipeline_of_another_library_is_its_own_to_walk_through() -> None:
+    from sklearn import linear_model, pipeline
+
+    class Sampler:
+        def fit(self, data: Any, labels: Any) -> Sampler:
+            return self
+
+    class Pipeline(pipeline.Pipeline):
+        def predict(self, data: Any) -> Any:
+            return self.steps[-1][1].predict(data)
+
+    data, labels = rows().to_numpy(), np.arange(80) % 2
+    fitted = Pipeline([("sampler", Sampler()), ("line", linear_model.LogisticRegression())])
+    fitted.steps[-1][1].fit(data, labels)
+    found = sklearn_model.engine(fitted, "predict", MATRIX)
+    np.testing.assert_array_equal(found.call(data, {}), fitted.predict(data))
+
+
 def around() -> dict[str, Any]:
     from sklearn import (
         calibration,

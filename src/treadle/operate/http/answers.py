@@ -25,6 +25,9 @@ def date() -> bytes:
     ).encode()
 
 
+LENGTHS: Final = [b"\r\ncontent-length: %d\r\n" % length for length in range(1024)]
+
+
 class Answers:
     """Makes them of this second: what they begin with is made once."""
 

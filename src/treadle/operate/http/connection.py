@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from treadle.operate.http import inflate
+from treadle.operate.http.answers import LENGTHS
 from treadle.operate.http.body import Measured, Reader, Skipped
 from treadle.operate.http.chunked import Chunks, TooLarge
 from treadle.operate.http.head import (
@@ -164,7 +165,7 @@ class Connection(asyncio.Protocol):
     def _requests(self, data: bytes) -> None:
         """Read whole requests, as many as there are."""
         shared = self._shared
-        service, known = shared.service, shared.heads.known
+        service, usual = shared.service, shared.usual
         position, size = 0, len(data)
         most = shared.limits.max_body_bytes
         self._within = True
@@ -185,16 +186,21 @@ class Connection(asyncio.Protocol):
                         self._wait_for_head()
                     return
                 block = data[position : end + 2]
-                parsed = known.get(block)
-                if parsed is None:
+                found = usual.get(block)
+                if found is not None:
+                    refusal = None
+                    parsed, handler = found
+                    head, length, flags = parsed
+                else:
                     if block.startswith(b"\r\n"):
                         position += 2
                         continue
-                    parsed = shared.heads.parse(block)
-                    known = shared.heads.known
-                head, length, flags = parsed
+                    parsed, handler = shared.heads.parse(block), service.answer
+                    head, length, flags = parsed
+                    refusal = service.refusal(head, length if length >= 0 else None)
+                    if refusal is None and not flags & _SPECIAL and 0 <= length <= most:
+                        shared.learn(block, parsed)
                 position = end + 4
-                refusal = service.refusal(head, length if length >= 0 else None)
                 until = position + length
                 if (
                     refusal is not None
@@ -216,7 +222,7 @@ class Connection(asyncio.Protocol):
                     self._phase = _DEAF
                 respond = partial(self._answered, serial, flags)
                 try:
-                    ticket = service.answer(head, body, respond)
+                    ticket = handler(head, body, respond)
                 except Exception:
                     self._failed(serial, flags, head)
                 else:
@@ -400,6 +406,10 @@ class Connection(asyncio.Protocol):
             if close:
                 self._end()
                 return False
+        elif len(body) < len(LENGTHS):
+            self._transport.write(
+                b"".join((begin, kind, LENGTHS[len(body)], more, b"\r\n", body))
+            )
         elif len(body) <= _JOINED_BYTES:
             self._transport.write(
                 b"%b%b\r\ncontent-length: %d\r\n%b\r\n%b" % (begin, kind, len(body), more, body)

@@ -11,9 +11,9 @@ from typing import Final
 
 from treadle.operate.http.answers import Answers
 from treadle.operate.http.connection import Connection
-from treadle.operate.http.head import Heads
+from treadle.operate.http.head import HEADS, Heads, Parsed
 from treadle.operate.limits import Limits
-from treadle.operate.request import Service
+from treadle.operate.request import Handler, Service
 
 TICK_S: Final = 0.5
 """How often the timeouts of all connections are looked at."""
@@ -25,6 +25,9 @@ class Connections:
     def __init__(self, service: Service, limits: Limits) -> None:
         self.service, self.limits = service, limits
         self.heads, self.answers = Heads(limits), Answers()
+        self.usual: dict[bytes, tuple[Parsed, Handler]] = {}
+        """Heads that the service does not refuse, and what answers them; whoever is in a hurry looks
+        here first."""
         self.all: set[Connection] = set()
         self.now = time.monotonic()
         """Monotonic seconds as of the last tick."""
@@ -32,6 +35,15 @@ class Connections:
     def __call__(self) -> Connection:
         """A protocol for one more connection."""
         return Connection(self)
+
+    def learn(self, block: bytes, parsed: Parsed) -> None:
+        """A head was not refused, and its body simply follows it: remember what answers it."""
+        if block in self.heads.known:
+            handler = self.service.handler(parsed.head)
+            if handler is not None:
+                if len(self.usual) >= HEADS:
+                    self.usual.clear()
+                self.usual[block] = parsed, handler
 
     def tick(self) -> None:
         """Look at the clock and the timeouts; to be called every TICK_S."""

@@ -5,8 +5,8 @@ is kept under its own bytes, and the next equal one costs one look into a dictio
 of 5). Two generations bound the memory: a full young one becomes the old one, and what is asked for
 moves up again, so a million different heads do not push out one that is in use. Heads that carry a
 header made for one request (`traceparent`, `x-request-id`) are not kept at all.
-Heads with `authorization` are kept too: only the very same bytes find the entry, the dictionary's
-keyed hash tells a guesser nothing about a part of them, and the service checks the token each time.
+Heads with `authorization` are kept too: only the very same bytes find the entry, and the dictionary's
+keyed hash tells a guesser nothing about a part of them.
 
 What could be read in two ways is refused: a proxy before us may have read it in the other one
 (RFC 9112, section 11.2). llhttp (through httptools) parses; the checks here are what it leaves out.
@@ -39,7 +39,8 @@ CODED: Final = 32
 CHUNKED: Final = -1
 """The length of a body that says it chunk by chunk."""
 
-_HEADS, _HEAD_BYTES = 512, 2048
+HEADS: Final = 512
+_HEAD_BYTES: Final = 2048
 """At most so many heads a generation, each at most so long: 5 MB in the worst case."""
 
 _CONTROLS = bytes(
@@ -83,7 +84,7 @@ class Heads:
 
     def __init__(self, limits: Limits) -> None:
         self.known: dict[bytes, Parsed] = {}
-        """The young generation; whoever is in a hurry looks here before calling `parse`."""
+        """The young generation."""
         self._old: dict[bytes, Parsed] = {}
         self._limits = limits
 
@@ -93,11 +94,14 @@ class Heads:
         Raises:
             Refused: it breaks a rule.
         """
+        parsed = self.known.get(block)
+        if parsed is not None:
+            return parsed
         parsed = self._old.get(block)
         if parsed is None:
             parsed = _parse(block, self._limits)
         if len(block) <= _HEAD_BYTES and _PER_REQUEST.isdisjoint(parsed.head.headers):
-            if len(self.known) >= _HEADS:
+            if len(self.known) >= HEADS:
                 self._old = self.known
                 self.known = {}
             self.known[block] = parsed

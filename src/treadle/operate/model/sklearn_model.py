@@ -178,8 +178,8 @@ def engine(estimator: Any, function: str, signature: Signature) -> Engine:
         return Engine(estimator, _columns_or_frame(bound, planned, signature), columns=True)
     if not signature.tensors:
         return Engine(estimator, lambda data, _params: bound(data))
-    trees = getattr(histogram.direct(estimator), function)  # of all else, the estimator's own
-    return Engine(estimator, lambda data, _params: trees(data))
+    quick = in_steps(estimator, function)
+    return Engine(estimator, lambda data, _params: quick(data))
 
 
 def _columns_or_frame(bound: Any, planned: Any, signature: Signature) -> Call:
@@ -296,7 +296,9 @@ def in_steps(estimator: Any, function: str) -> Any:
 
     That is what Pipeline itself does, after it has looked whether each of them is fitted.
     """
-    if type(estimator).__name__ != "Pipeline" or routed():
+    kind = type(estimator)
+    # Others of that name skip steps (imbalanced-learn's its samplers).
+    if (kind.__module__, kind.__name__) != ("sklearn.pipeline", "Pipeline") or routed():
         return getattr(histogram.direct(estimator), function)
     steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
     transforms = [step.transform for step in steps[:-1]]
