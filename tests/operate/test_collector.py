@@ -37,19 +37,13 @@ def run(program: str) -> str:
 
 def test_rows_that_are_freed_by_their_counts_are_never_searched() -> None:
     """Sixteen clients with a hundred rows each, again and again."""
-    assert run("""
-for _ in range(200):
-    rows = [[float(number)] for number in range(1600)]
-print(searches)
-""") == "[]"
+    rows = "[[float(number)] for number in range(1600)]"
+    assert run(f"for _ in range(200):\n    rows = {rows}\nprint(searches)") == "[]"
 
 
 def test_cycles_are_found_all_the_same() -> None:
-    assert run("""
-gone = cycles(100)
-rest = cycles(collector.YOUNG)
-print(gone() is None, bool(searches))
-""") == "True True"
+    made = "gone, rest = cycles(100), cycles(collector.YOUNG)"
+    assert run(f"{made}\nprint(gone() is None, bool(searches))") == "True True"
 
 
 def test_what_was_there_before_is_left_out() -> None:

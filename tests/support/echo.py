@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 from dataclasses import dataclass, field
 
-from treadle.operate.request import Head, Reply, Respond, Ticket
+from treadle.operate.request import Handler, Head, Reply, Respond, Ticket
 
 
 def echo(method: str, path: str, query: str = "", body: bytes = b"") -> bytes:
@@ -47,6 +47,8 @@ class Echo:
     requests: list[list[Head | bytes | None]] = field(default_factory=list)
     """Head and body (None: did not come so far) of everything that is owed an answer, in order, as
     long as there is one connection; a request that HTTP itself refused may have no head."""
+    remembered: bool = True
+    """Whether a head that was not refused once is not asked about again."""
     keep: bool = True
     """Whether these lists are filled."""
 
@@ -61,8 +63,13 @@ class Echo:
     def answer(self, head: Head, body: bytes, respond: Respond) -> Ticket | None:
         if self.keep:
             self.answered.append((head, body))
-            if self.requests:
-                self.requests[-1][1] = body
+            if (
+                not self.requests
+                or self.requests[-1][0] is not head
+                or self.requests[-1][1] is not None
+            ):
+                self.requests.append([head, None])  # of a known head no refusal was asked for
+            self.requests[-1][1] = body
         path = head.path
         reply = Reply(200, echo(head.method, path, head.query, body), b"text/plain")
         if path in ("/late", "/slow", "/never"):
@@ -84,8 +91,8 @@ class Echo:
         respond(reply)
         return None
 
-    def handler(self, head: Head) -> None:
-        """Asked each time."""
+    def handler(self, head: Head) -> Handler | None:  # noqa: ARG002 - the service's signature
+        return self.answer if self.remembered else None
 
     def error(self, status: int, message: str, head: Head | None = None) -> Reply:
         self.errors.append((status, message))

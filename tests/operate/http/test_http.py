@@ -508,6 +508,7 @@ def test_an_equal_head_is_parsed_once_and_a_flood_of_others_does_not_push_it_out
         talk(connections, [GET % b"/often", other] if i % 100 == 0 else [other])
     assert parsed.count((GET % b"/often")[:-2]) == 1
     assert len(connections.heads.known) <= 512
+    assert len(connections.usual) <= 512
     assert [h.path for h, _ in service.answered if h.path != "/often"] == [f"/{i}" for i in range(3000)]  # fmt: skip
 
 
@@ -516,6 +517,29 @@ def test_a_head_made_for_one_request_is_not_kept() -> None:
     for i in range(100):
         talk(connections, [b"GET /a HTTP/1.1\r\nHost: x\r\ntraceparent: %d\r\n\r\n" % i])
     assert not connections.heads.known
+    assert not connections.usual
+
+
+def test_only_a_head_that_is_refused_is_asked_about_again() -> None:
+    service = Echo()
+    connections = Connections(service, Limits())
+    for path in (b"/refused", b"/a") * 3:
+        whole = (b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n" % path) + b"hello"
+        for cut in (len(whole), len(whole) - 2):  # the body at once, and in pieces
+            wire = talk(connections, [whole[:cut], whole[cut:]] if whole[cut:] else [whole])
+            (answer,), _ = read_answers(bytes(wire.written))
+            assert answer.status == (401 if path == b"/refused" else 200)
+    assert [path for path, _ in service.refusals].count("/refused") == 6
+    assert [path for path, _ in service.refusals].count("/a") == 1
+    assert [body for _, body in service.answered] == [b"hello"] * 6
+
+
+def test_head_whose_body_is_too_long_or_coded_is_never_passed_over() -> None:
+    connections = Connections(Echo(), Limits(max_body_bytes=4))
+    for more, status in ((b"Content-Length: 5\r\n", 413), (b"Content-Length: 1\r\nContent-Encoding: br\r\n", 415)) * 2:  # fmt: skip
+        wire = talk(connections, [b"POST /a HTTP/1.1\r\nHost: x\r\n" + more + b"\r\nhello"])
+        assert read_answers(bytes(wire.written))[0][0].status == status
+    assert not connections.usual
 
 
 def test_a_broken_head_is_not_remembered_as_good() -> None:

@@ -407,9 +407,7 @@ class Connection(asyncio.Protocol):
                 self._end()
                 return False
         elif len(body) < len(LENGTHS):
-            self._transport.write(
-                b"".join((begin, kind, LENGTHS[len(body)], more, b"\r\n", body))
-            )
+            self._transport.write(b"".join((begin, kind, LENGTHS[len(body)], more, b"\r\n", body)))
         elif len(body) <= _JOINED_BYTES:
             self._transport.write(
                 b"%b%b\r\ncontent-length: %d\r\n%b\r\n%b" % (begin, kind, len(body), more, body)
