@@ -1,4 +1,4 @@
-"""Garbage is looked for seldom by commands, and as usual while the user's functions run."""
+"""Garbage is looked for seldom by commands and servers, and as usual while the user's functions run."""
 
 from __future__ import annotations
 
@@ -68,3 +68,44 @@ garbage.never_again()
     assert (tmp_path / "cycle.txt").read_text() == "written"
     assert gzip.open(tmp_path / "packed.gz", "rt").read() == "written"
     assert not (tmp_path / (tmp_path / "folder.txt").read_text()).exists()
+
+
+SERVER = """
+import gc, weakref
+from treadle.base import garbage
+
+class Node:
+    pass
+
+def cycles(count):
+    for _ in range(count):
+        one, two = Node(), Node()
+        one.other, two.other = two, one
+    return weakref.ref(one)
+
+looked = []
+old = [[number] for number in range(200_000)]
+garbage.serve()
+gc.callbacks.append(lambda phase, info: looked.append(info["generation"]))
+"""
+
+
+def served(program: str) -> str:
+    """What a program prints that begins as a server does which has loaded its model."""
+    words = [sys.executable, "-c", SERVER + program]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_server_does_not_look_at_rows_that_their_counts_free() -> None:
+    """Sixteen clients with a hundred rows each, again and again."""
+    rows = "[[float(number)] for number in range(1600)]"
+    assert served(f"for _ in range(200):\n    rows = {rows}\nprint(looked)") == "[]"
+
+
+def test_a_server_finds_cycles_all_the_same() -> None:
+    made = "gone, rest = cycles(100), cycles(garbage.SELDOM)"
+    assert served(f"{made}\nprint(gone() is None, bool(looked))") == "True True"
+
+
+def test_a_server_never_looks_at_what_was_there_before() -> None:
+    assert served("print(gc.get_freeze_count() >= 200_000)") == "True"

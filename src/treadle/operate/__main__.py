@@ -210,7 +210,7 @@ def _serve(options: Options, told: _Status) -> int:
             serving.flavor, who.instance, "s" if options.tls_certificate else "", host, port,
             serving.warmed, number, "" if number == 1 else "s",
         )  # fmt: skip
-        garbage.look_as_usual()
+        garbage.serve()
         told.send(serving=True)
 
     serving.run(listener, started=started, drained=lambda: told.send(draining=True))

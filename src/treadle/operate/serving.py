@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from treadle.base.errors import StateCorrupt
-from treadle.operate import collector, service, warmup
+from treadle.operate import service, warmup
 from treadle.operate.capture import Capture
 from treadle.operate.codec import mlflow
 from treadle.operate.http import server as runner
@@ -123,7 +123,6 @@ class Serving:
         # The loop's thread shares the interpreter with those of capture and of long predictions:
         # a hand-over costs microseconds, the usual 5 ms would be the 99th percentile.
         sys.setswitchinterval(0.0002)
-        collector.settle()
         try:
             runner.run(self._serve(listener, started, drained))
         finally:
