@@ -116,3 +116,13 @@ def test_a_moment_that_is_used_up_begins_another():
     many._next = many._end - 1
     first, second = many.several("", 2)
     assert first < second and many.take().encode() > second
+
+
+@given(st.integers(0, 5000), st.integers(1, 3000))
+def test_ids_in_bulk_are_those_that_are_taken_one_by_one(begin: int, count: int) -> None:
+    many = clock.Ulids()
+    many.refresh()
+    many._next = begin
+    made = many.several("a.b.", count)
+    many._next = begin
+    assert made == [f"a.b.{many.take()}".encode() for _ in range(count)]

@@ -39,8 +39,8 @@ class Reply(NamedTuple):
     """Close the connection after this answer."""
 
 
-made = partial(tuple.__new__, Reply)
-"""A Reply of all its five fields, as one tuple: a third of what its own constructor costs."""
+as_reply: Callable[[tuple[int, bytes, bytes, bytes, bool]], Reply] = partial(tuple.__new__, Reply)
+"""A Reply of all its fields in their order: at a third of what its constructor costs."""
 
 
 class Ticket(Protocol):

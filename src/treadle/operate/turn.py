@@ -20,7 +20,7 @@ from typing import Protocol
 from treadle.operate.metrics import Metrics
 from treadle.operate.plane import Plane
 from treadle.operate.query import Outputs, Query, Together
-from treadle.operate.request import Head, Reply, Respond, Ticket, made
+from treadle.operate.request import Head, Reply, Respond, Ticket, as_reply
 
 _log = logging.getLogger("treadle.server")
 
@@ -144,7 +144,7 @@ class Turn:
         headers, kind = self._headers, self._kind
         for one, body, identity in zip(asked, bodies, identities, strict=True):
             try:
-                one.respond(made((200, body, kind, headers(one.head, identity), False)))
+                one.respond(as_reply((200, body, kind, headers(one.head, identity), False)))
             except Exception:  # what becomes of one answer is no concern of its neighbours
                 _log.exception("an answer could not be taken")
         return True

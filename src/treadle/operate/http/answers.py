@@ -26,6 +26,7 @@ def date() -> bytes:
 
 
 LENGTHS: Final = [b"\r\ncontent-length: %d\r\n" % length for length in range(1024)]
+"""The line that tells a body's length, between the ends of two lines; made once for short bodies."""
 
 
 class Answers:
