@@ -137,7 +137,7 @@ def test_a_head_that_trickles_is_408(quick: int) -> None:
 
 
 def test_a_body_that_is_waited_for_on_our_account_is_not_late(service: Echo) -> None:
-    with serving(service, Limits(body_timeout_s=0.05)) as (port, _), connect(port) as connection:
+    with serving(service, Limits(body_timeout_s=0.2)) as (port, _), connect(port) as connection:
         connection.sendall(GET % b"/slow" + POST % (EXPECT, 5))
         got = b""
         while not got.endswith(CONTINUE):
