@@ -47,6 +47,8 @@ class Echo:
     requests: list[list[Head | bytes | None]] = field(default_factory=list)
     """Head and body (None: did not come so far) of everything that is owed an answer, in order, as
     long as there is one connection; a request that HTTP itself refused may have no head."""
+    slow_s: float = 0.25
+    """How late `/slow` is answered."""
     remembered: bool = True
     """Whether a head that was not refused once is not asked about again."""
     keep: bool = True
@@ -78,7 +80,7 @@ class Echo:
             if path == "/late":
                 waiting.timer = loop.call_soon(respond, reply)
             elif path == "/slow":
-                waiting.timer = loop.call_later(0.25, respond, reply)
+                waiting.timer = loop.call_later(self.slow_s, respond, reply)
             return waiting
         if path == "/raise":
             raise RuntimeError("a secret")

@@ -57,9 +57,7 @@ def _frame(
                 break
         frame = pl.concat(frames, how="diagonal_relaxed")
         return frame if rows is None else frame.head(rows)
-    except (
-        Exception
-    ):  # a guess about a file that cannot be read is no guess; the first turn says why
+    except Exception:  # no guess about a file that cannot be read: the first turn says why
         return None
 
 

@@ -75,6 +75,16 @@ EXPECT = b"Expect: 100-continue\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+def told_to_go_on(connection: socket.socket) -> bytes:
+    """All up to the word to go on."""
+    got = b""
+    while not got.endswith(CONTINUE):
+        more = connection.recv(1000)
+        assert more, got
+        got += more
+    return got
+
+
 def test_a_client_that_asks_first_is_told_to_go_on(port: int) -> None:
     with connect(port) as connection:
         connection.sendall(POST % (EXPECT, 5))
@@ -99,9 +109,7 @@ def test_a_client_that_asks_first_is_refused_before_its_body(port: int) -> None:
 def test_the_answer_before_comes_before_the_word_to_go_on(port: int) -> None:
     with connect(port) as connection:
         connection.sendall(GET % b"/slow" + POST % (EXPECT, 5))
-        got = b""
-        while not got.endswith(CONTINUE):
-            got += connection.recv(1000)
+        got = told_to_go_on(connection)
         assert got.startswith(b"HTTP/1.1 200 OK") and echo("GET", "/slow") in got
         connection.sendall(b"hello")
         assert receive(connection)[0].body == echo("POST", "/a", body=b"hello")
@@ -137,11 +145,10 @@ def test_a_head_that_trickles_is_408(quick: int) -> None:
 
 
 def test_a_body_that_is_waited_for_on_our_account_is_not_late(service: Echo) -> None:
-    with serving(service, Limits(body_timeout_s=0.2)) as (port, _), connect(port) as connection:
+    service.slow_s = 1.8  # the clock is looked at twice a second
+    with serving(service, Limits(body_timeout_s=0.6)) as (port, _), connect(port) as connection:
         connection.sendall(GET % b"/slow" + POST % (EXPECT, 5))
-        got = b""
-        while not got.endswith(CONTINUE):
-            got += connection.recv(1000)
+        told_to_go_on(connection)
         connection.sendall(b"hello")
         assert receive(connection)[0].status == 200
 
@@ -532,6 +539,15 @@ def test_only_a_head_that_is_refused_is_asked_about_again() -> None:
     assert [path for path, _ in service.refusals].count("/refused") == 6
     assert [path for path, _ in service.refusals].count("/a") == 1
     assert [body for _, body in service.answered] == [b"hello"] * 6
+
+
+def test_service_that_wants_to_be_asked_is_asked_each_time() -> None:
+    service = Echo(remembered=False)
+    connections = Connections(service, Limits())
+    for _ in range(3):
+        talk(connections, [GET % b"/a"])
+    assert [path for path, _ in service.refusals] == ["/a"] * 3
+    assert not connections.usual
 
 
 def test_head_whose_body_is_too_long_or_coded_is_never_passed_over() -> None:
